@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ft
+
+import (
+	"errors"
+	"fmt"
+
+	"tandem/machine/event"
+)
+
+// ErrState is wrapped by the errors of calls that the present state forbids.
+var ErrState = errors.New("not now")
+
+// Primary is the copy whose outputs reach the world. It numbers nothing: entries
+// come with the Seq and outputs with the ID that the recorder gave them. It sees
+// that they follow each other, carries the log to the backup, and lets outputs go.
+//
+//	primary                                        backup
+//	Attach: Syncing      ── Hello ──►              Connected
+//	                     ◄── Hello ──
+//	                     ── Entries … ──►
+//	                     ◄── Ready ──              Loaded: the snapshot is there
+//	holds outputs
+//	Record Released, Activate(e)
+//	opened               ── Entries ──►            Replaying: may claim e
+//	Protected            ◄── Ack ──
+//	Append, Hold         ── Entries, at once ──►
+//	Release              ◄── Ack ──
+type Primary struct {
+	side
+	seq  event.Seq // of the last entry
+	step event.Step
+	log  window
+	out  held
+	flow flow
+
+	holding  bool      // outputs wait for the backup, from before Activate is recorded
+	activate event.Seq // the entry Activate(owned+1), once it is recorded
+	opened   bool      // it has been sent
+	leaving  bool      // the roles are about to change: see HandOver
+	urgent   event.Seq // this entry can't wait for company
+	blocked  bool      // the backup has no room for what waits
+
+	stamp    Time     // newest that was sent
+	lease    Time     // from the newest echo: outputs may leave before this
+	room     int      // of the backup's buffer
+	peer     Progress // of the backup
+	progress detector // of entries asked of the backup and not executed
+}
+
+// NewPrimary returns the Solo owner of an epoch, whose log has come to entry seq
+// at step and whose outputs up to and including last have left.
+func NewPrimary(now Time, cfg Config, owned event.Epoch, seq event.Seq, step event.Step, last event.OutputID) (*Primary, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Primary{side: side{cfg: cfg, role: RolePrimary, state: Solo, owned: owned}, seq: seq, step: step}
+	p.life.last = now
+	p.out = held{last: last, mark: seq, released: last}
+	p.flow.share = FullShare
+	return p, nil
+}
+
+// Attach begins to make a backup: it is called with the machine at the place of
+// the snapshot that the backup will load, and the log is kept from there on. The
+// session is any number but 0 that this VM has not used before.
+func (p *Primary) Attach(now Time, session uint64) error {
+	if p.state != Solo || session == 0 {
+		return fmt.Errorf("attach a backup in state %s, session %d: %w", p.state, session, ErrState)
+	}
+	p.session, p.met = session, false
+	p.log = newWindow(p.seq)
+	p.life, p.progress = detector{last: now}, detector{last: now}
+	p.beats.heard, p.lease, p.stamp, p.retryAfter = 0, 0, 0, 0
+	p.change(Syncing, "a backup was attached")
+	return nil
+}
+
+// Detach gives the backup up. If it could go on by itself the claim decides that
+// it must not.
+func (p *Primary) Detach(now Time, why string) { p.lost(now, why) }
+
+// HandOver changes the roles of a protected pair: the machine stops, the backup
+// executes the rest of the log and claims. If it dies in doing so this side
+// claims and goes on, otherwise it loses and halts.
+func (p *Primary) HandOver(now Time) error {
+	if p.state != Protected || p.leaving {
+		return fmt.Errorf("hand over in state %s: %w", p.state, ErrState)
+	}
+	p.leaving = true
+	p.do(Record{[]event.Input{event.Control{Op: event.Switch, Arg: uint64(p.owned + 1)}}})
+	return nil
+}
+
+// Fail ends this copy because something that it depends on has failed. A backup
+// that can go on does.
+func (p *Primary) Fail(now Time, why string) {
+	if p.state == Off || p.state == Halted {
+		return
+	}
+	p.bye(Bye{Why: Failed, Text: why})
+	p.halt(why)
+}
+
+func (p *Primary) halt(why string) {
+	p.hangup()
+	p.log, p.out.queue, p.out.bytes = window{}, nil, 0
+	p.change(Halted, "%s", why)
+}
+
+// Append takes entries that the recorder has written and the machine has applied.
+// An error is a broken invariant: this copy has halted.
+func (p *Primary) Append(now Time, entries ...event.Entry) error {
+	for _, e := range entries {
+		if e.Seq != p.seq+1 || e.Step < p.step || e.Input == nil {
+			err := fmt.Errorf("entry %d at step %d can't follow entry %d at step %d", e.Seq, e.Step, p.seq, p.step)
+			p.Fail(now, err.Error())
+			return err
+		}
+		p.seq, p.step = e.Seq, e.Step
+		if c, ok := e.Input.(event.Control); ok {
+			p.control(now, e.Seq, c)
+		}
+		if p.paired() {
+			p.log.push(now, e)
+		}
+	}
+	p.pump(now)
+	p.release(now)
+	return nil
+}
+
+// control looks at a control entry before it is written to the log.
+func (p *Primary) control(now Time, seq event.Seq, c event.Control) {
+	p.urgent = seq
+	switch c.Op {
+	case event.PowerOff:
+		p.out.push(Output{ID: p.out.last, Mark: seq, Exit: true})
+	case event.Activate:
+		if !p.holding || p.activate != 0 || c.Arg != uint64(p.owned+1) {
+			p.lost(now, "an activation was recorded late") // for a backup that is gone: this one must not get it
+			return
+		}
+		p.activate = seq
+	case event.Switch:
+		if !p.leaving || c.Arg != uint64(p.owned+1) {
+			p.lost(now, "a change of roles was recorded late")
+		}
+	}
+}
+
+// Hold takes an external output that the machine has emitted and whose mark was
+// appended. It may be released at once. An error is a broken invariant: this copy
+// has halted.
+func (p *Primary) Hold(now Time, o Output) error {
+	if o.ID <= p.out.last || o.Mark < p.out.mark || o.Mark > p.seq {
+		err := fmt.Errorf("output %d marked by entry %d can't follow output %d marked by %d; the log ends at %d",
+			o.ID, o.Mark, p.out.last, p.out.mark, p.seq)
+		p.Fail(now, err.Error())
+		return err
+	}
+	if p.state == Halted || p.state == Off {
+		return nil
+	}
+	p.out.push(o)
+	p.pump(now)
+	p.release(now)
+	return nil
+}
+
+// limit is the Output Rule: the entry up to which outputs may leave now.
+func (p *Primary) limit(now Time) event.Seq {
+	switch {
+	case !p.holding:
+		return p.seq // no other side can claim
+	case p.paired() && p.agreed && !p.leaving && now < p.lease:
+		return p.log.group.acked
+	}
+	return 0
+}
+
+func (p *Primary) release(now Time) {
+	before := p.out.released
+	exit := p.out.pop(now, p.limit(now))
+	if p.out.released != before {
+		p.do(Release{p.out.released})
+	}
+	switch {
+	case exit:
+		p.bye(Bye{Why: Ended})
+		p.change(Off, "the VM has ended")
+	case p.opened && p.out.count >= p.cfg.ReleasedEvery:
+		p.note(now)
+	}
+}
+
+// note tells the backup what has left, so that it may forget it.
+func (p *Primary) note(now Time) {
+	if p.paired() && p.out.count > 0 {
+		p.do(Record{[]event.Input{p.out.note()}})
+	}
+}
+
+// pump sends what can't wait any longer: an output is held for it, or it is old,
+// or it is enough to fill a message.
+func (p *Primary) pump(now Time) {
+	if !p.paired() || !p.agreed {
+		return
+	}
+	bytes, since := p.log.waiting()
+	held := len(p.out.queue) > 0 && p.out.mark > p.log.group.sent
+	if p.blocked = false; bytes == 0 || !held && p.urgent <= p.log.sent && bytes < p.cfg.Batch && now < since+p.cfg.FlushAfter {
+		return
+	}
+	for {
+		entries := p.log.next(p.cfg.Batch, p.room)
+		if len(entries) == 0 {
+			p.blocked = p.log.sent < p.log.last
+			return
+		}
+		p.transmit(now, entries)
+	}
+}
+
+func (p *Primary) transmit(now Time, entries []event.Entry) {
+	p.stamp = now
+	p.opened = p.opened || p.activate != 0 && p.activate <= p.log.sent
+	p.send(Entries{Stamp: now, Entries: entries})
+}
+
+// stale reports whether outputs wait for nothing but a younger echo.
+func (p *Primary) stale(now Time) bool {
+	return p.agreed && p.holding && now >= p.lease &&
+		len(p.out.queue) > 0 && p.out.queue[0].Mark <= p.log.group.acked
+}
+
+// ping asks for a younger echo, if none can be on its way.
+func (p *Primary) ping(now Time) {
+	if p.stale(now) && now >= p.stamp+p.cfg.BeatEvery {
+		p.transmit(now, nil)
+	}
+}
+
+// Connected reports a channel to the backup, at first or in place of a broken one.
+func (p *Primary) Connected(now Time) {
+	if !p.paired() {
+		p.do(Hangup{})
+		return
+	}
+	p.connected(now, p.log.last, p.step)
+}
+
+// Disconnected reports that the channel is broken, after all that came through it
+// was handed over.
+func (p *Primary) Disconnected(now Time) {
+	if p.up = false; !p.paired() {
+		return
+	}
+	if !p.opened {
+		p.lost(now, "the channel broke")
+		return
+	}
+	p.disconnected(now)
+	p.judge(now)
+}
+
+// Unreachable reports that the backup's UDP port does not exist.
+func (p *Primary) Unreachable(now Time) {
+	if p.paired() {
+		p.life.unreachable = true
+		p.judge(now)
+	}
+}
+
+// Receive hands over a message, as it came from the channel.
+func (p *Primary) Receive(now Time, m Message) {
+	if !p.paired() || !p.up {
+		return
+	}
+	p.Heard(now)
+	var err error
+	switch m := m.(type) {
+	case Hello:
+		err = p.greet(now, m)
+	case Ready:
+		err = p.open(now)
+	case Ack:
+		err = p.ack(now, m)
+	case Bye:
+		err = fmt.Errorf("it left: %s: %s", m.Why, m.Text)
+	default:
+		err = fmt.Errorf("it sent a %T", m)
+	}
+	if err != nil {
+		p.lost(now, err.Error())
+	}
+}
+
+func (p *Primary) greet(now Time, h Hello) error {
+	resumed := p.met
+	err := p.agree(h)
+	switch {
+	case err != nil:
+	case !resumed && h.Session != 0, resumed && h.Session != p.session:
+		err = &RefusedError{"session", p.session, h.Session, "start a new backup"}
+	case resumed:
+		err = p.log.resume(h.Seq)
+	}
+	if err != nil {
+		p.bye(Bye{Why: Refused, Text: err.Error()})
+		return err
+	}
+	p.room = int(min(h.Buffer, 1<<40))
+	if resumed {
+		p.opened = p.opened || p.activate != 0
+		p.transmit(now, nil) // its answer is the acknowledgement that was lost
+	}
+	p.pump(now)
+	return nil
+}
+
+// open opens the next epoch for the backup, which can now do without us: from
+// here on outputs wait.
+func (p *Primary) open(now Time) error {
+	if !p.agreed || p.holding {
+		return errors.New("it says that it is ready, but nobody asked")
+	}
+	p.holding = true
+	p.do(Record{[]event.Input{p.out.note(), event.Control{Op: event.Activate, Arg: uint64(p.owned + 1)}}})
+	return nil
+}
+
+func (p *Primary) ack(now Time, a Ack) error {
+	if !p.agreed || a.Echo > p.stamp {
+		return fmt.Errorf("it echoes stamp %d, which was not sent", a.Echo)
+	}
+	moved, err := p.log.ack(a.Received, a.Executed)
+	if err != nil {
+		return err
+	}
+	if moved {
+		p.progress.heard(now, p.cfg.MaxGap)
+	}
+	p.peer = a.Progress
+	p.lease = max(p.lease, a.Echo+p.cfg.Lease)
+	if p.state == Syncing && p.opened && p.log.group.acked >= p.activate {
+		p.change(Protected, "the backup can go on from entry %d", p.activate)
+	}
+	p.release(now)
+	if p.paired() {
+		p.flow.control(now, p.log.lag(), &p.cfg)
+		p.ping(now)
+		p.pump(now)
+	}
+	return nil
+}
+
+// Tick is to be called at Deadline and, so that the detector runs, after the
+// sockets were drained.
+func (p *Primary) Tick(now Time) {
+	if p.state == Claiming && now >= p.retryAt {
+		p.ask()
+	}
+	if !p.paired() {
+		return
+	}
+	p.tick(now)
+	p.progress.run(now, p.cfg.MaxGap)
+	if len(p.log.records) == 0 {
+		p.progress.silence = 0
+	}
+	if p.judge(now); !p.paired() {
+		return
+	}
+	p.flow.control(now, p.log.lag(), &p.cfg)
+	if p.opened && p.out.count > 0 && now >= p.out.since+p.cfg.ReleasedAfter {
+		p.note(now)
+	}
+	p.pump(now)
+	p.ping(now)
+	p.release(now)
+}
+
+// Deadline is when Tick must be called at the latest.
+func (p *Primary) Deadline() Time {
+	if p.state == Claiming {
+		return p.retryAt
+	}
+	if !p.paired() || !p.met {
+		return Never
+	}
+	at := p.beats.next
+	if _, since := p.log.waiting(); p.agreed && !p.blocked && since != Never {
+		at = min(at, since+p.cfg.FlushAfter)
+	}
+	if p.opened && p.out.count > 0 {
+		at = min(at, p.out.since+p.cfg.ReleasedAfter)
+	}
+	return at
+}
+
+// judge decides whether the backup is lost.
+func (p *Primary) judge(now Time) {
+	why := p.verdict(p.cfg.PrimaryTimeout)
+	if why == "" && p.progress.silence >= p.cfg.Stall {
+		why = "alive, but it executes nothing"
+	}
+	if why != "" {
+		p.lost(now, why)
+	}
+}
+
+// lost goes on without the backup: at once if it never could claim, otherwise
+// when the claim is won. Until then it hears nothing from us and will take us for
+// lost too, so that one of us wins if the other can't reach the arbiter.
+func (p *Primary) lost(now Time, why string) {
+	if !p.paired() {
+		return
+	}
+	p.log, p.blocked = window{}, false
+	p.flow = flow{share: FullShare}
+	if p.opened {
+		p.change(Claiming, "backup lost: %s", why)
+		p.ask()
+		return
+	}
+	p.alone(now, "backup lost before it was activated: "+why)
+}
+
+// Claimed reports the arbiter's answer to a Claim.
+func (p *Primary) Claimed(now Time, epoch event.Epoch, o Outcome) {
+	if p.state != Claiming || epoch != p.owned+1 {
+		return
+	}
+	switch o {
+	case Won:
+		p.owned = epoch
+		p.alone(now, "the claim is won")
+	case Lost:
+		p.halt("the claim is lost: another copy goes on")
+	default:
+		p.putOff(now)
+	}
+}
+
+// alone is where outputs need not wait: no other side can claim.
+func (p *Primary) alone(now Time, why string) {
+	p.bye(Bye{Why: Dismissed, Text: why})
+	p.holding, p.opened, p.leaving, p.activate = false, false, false, 0
+	p.change(Solo, "%s", why)
+	p.release(now)
+}
+
+// Status is what the replica must heed and people want to know.
+type Status struct {
+	State State
+	Epoch event.Epoch
+	Wait  string // why the machine must not run now; empty if it may
+	Share int    // of the CPU that the machine may use, in thousandths
+
+	Lag      Time // execution lag
+	LogBytes int  // of entries that the backup has not executed
+	Last     event.Seq
+	Sent     event.Seq
+	Acked    event.Seq
+	Backup   Progress
+	Held     int // outputs
+	Released event.OutputID
+}
+
+// Status returns the present state. The machine may run while Wait is empty.
+func (p *Primary) Status() Status {
+	return Status{
+		State: p.state, Epoch: p.owned, Wait: p.wait(), Share: p.flow.share,
+		Lag: p.log.lag(), LogBytes: p.log.bytes, Last: p.seq, Sent: p.log.sent, Acked: p.log.acked,
+		Backup: p.peer, Held: len(p.out.queue), Released: p.out.released,
+	}
+}
+
+func (p *Primary) wait() string {
+	switch {
+	case p.state == Off || p.state == Halted:
+		return "this copy has ended"
+	case p.leaving:
+		return "the backup takes over"
+	case p.log.bytes >= p.cfg.LogBuffer:
+		return "the log buffer is full"
+	case p.out.bytes >= p.cfg.OutputBuffer:
+		return "the buffer of held outputs is full"
+	case p.flow.stopped:
+		return "the backup lags too far behind"
+	}
+	return ""
+}
