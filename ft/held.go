@@ -22,8 +22,8 @@ type held struct {
 	mark  event.Seq      // its mark
 
 	released event.OutputID
-	since    Time           // an output was released that was not noted
-	count    int            // outputs released that were not noted
+	since    Time // an output was released that was not noted
+	count    int  // outputs released that were not noted
 }
 
 func (h *held) push(o Output) {

@@ -313,7 +313,6 @@ func (p *Primary) greet(now Time, h Hello) error {
 	}
 	p.room = int(min(h.Buffer, 1<<40))
 	if resumed {
-		p.opened = p.opened || p.activate != 0
 		p.transmit(now, nil) // its answer is the acknowledgement that was lost
 	}
 	p.pump(now)
@@ -332,8 +331,8 @@ func (p *Primary) open(now Time) error {
 }
 
 func (p *Primary) ack(now Time, a Ack) error {
-	if !p.agreed || a.Echo > p.stamp {
-		return fmt.Errorf("it echoes stamp %d, which was not sent", a.Echo)
+	if !p.agreed || a.Echo > p.stamp || a.Reads > p.log.sent {
+		return fmt.Errorf("it acknowledges what was not sent: stamp %d, reads up to %d", a.Echo, a.Reads)
 	}
 	moved, err := p.log.ack(a.Received, a.Executed)
 	if err != nil {

@@ -65,7 +65,7 @@ func (r *Recorder) RecordHash(goLive bool) {
 }
 
 // Run executes to limit at most, and marks what was emitted.
-func (r *Recorder) Run(limit event.Step) (Stop, error) {
+func (r *Recorder) Run(limit event.Step) (event.Stop, error) {
 	stop := r.m.Run(limit)
 	if err := r.collect(); err != nil {
 		return stop, err

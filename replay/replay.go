@@ -87,7 +87,7 @@ type Machine interface {
 	Step() event.Step
 	// Run executes until a reason to stop, and never past step limit. Only steps
 	// and inputs emit outputs: Run(Step()) changes nothing.
-	Run(limit event.Step) Stop
+	Run(limit event.Step) event.Stop
 	// Apply carries out an input at the current step. An input that it refuses
 	// changes nothing.
 	Apply(in event.Input) error
@@ -96,25 +96,6 @@ type Machine interface {
 	// Hash computes the content of the Hash entry with number seq. It is called
 	// once for each such entry, on both sides.
 	Hash(seq event.Seq) event.Hash
-}
-
-// Stop is why a machine came back from Run.
-type Stop uint8
-
-const (
-	StopLimit  Stop = iota // the limit is reached
-	StopOutput             // an output waits in Outputs; run on
-	StopIdle               // all harts wait; an entry must come first
-	StopClock              // the clock's limit is reached; a Clock must come first
-	StopExit               // the machine has ended
-)
-
-func (s Stop) String() string {
-	names := [...]string{"at its limit", "after an output", "idle", "at the clock's limit", "ended"}
-	if int(s) < len(names) {
-		return names[s]
-	}
-	return fmt.Sprintf("stop %d", uint8(s))
 }
 
 // cursor is a machine and its place in the log: what Recorder and Replayer share.

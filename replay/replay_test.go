@@ -33,16 +33,16 @@ func (c *counter) emit(body event.OutputBody) {
 	c.outputs = append(c.outputs, event.Output{ID: c.id, Step: c.step, Body: body})
 }
 
-func (c *counter) Run(limit event.Step) Stop {
+func (c *counter) Run(limit event.Step) event.Stop {
 	if c.over != 0 && limit == c.over {
 		limit++
 	}
 	for c.step < limit {
 		switch {
 		case c.idle:
-			return StopIdle
+			return event.StopIdle
 		case c.limit != 0 && c.step >= c.limit:
-			return StopClock
+			return event.StopClock
 		}
 		c.step++
 		c.n = c.n*6364136223846793005 + uint64(c.step)
@@ -51,13 +51,13 @@ func (c *counter) Run(limit event.Step) Stop {
 		case c.step == c.mute:
 		case c.step%97 == 0:
 			c.emit(event.ConsoleOut{Device: event.UART, Data: []byte(fmt.Sprint(c.n))})
-			return StopOutput
+			return event.StopOutput
 		case c.step%61 == 0:
 			c.emit(event.EntropyRequest{ID: uint64(c.step), Length: 1})
-			return StopOutput
+			return event.StopOutput
 		}
 	}
-	return StopLimit
+	return event.StopLimit
 }
 
 func (c *counter) Apply(in event.Input) error {
@@ -104,7 +104,7 @@ func record(t *testing.T, seed uint64, n int) ([]event.Entry, []event.Output, *c
 		for limit := m.step + event.Step(rnd.IntN(300)); m.step < limit; {
 			if stop, err := rec.Run(limit); err != nil {
 				t.Fatal(err)
-			} else if stop == StopIdle || stop == StopClock {
+			} else if stop == event.StopIdle || stop == event.StopClock {
 				break
 			}
 		}

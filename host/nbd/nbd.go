@@ -62,7 +62,8 @@ type Disk struct {
 	closed  bool
 
 	// Writes acknowledged but not flushed are lost if the server's host is
-	// restarted; then no flush may claim otherwise.
+	// restarted, which its description tells; then no flush may claim otherwise.
+	server   string // description
 	changes  uint64 // acknowledged
 	flushed  uint64 // of those, covered by a flush
 	lostData bool
@@ -104,7 +105,7 @@ func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Dis
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", url, err)
 	}
-	d.size, d.flags = s.size, s.flags
+	d.size, d.flags, d.server = s.size, s.flags, s.description
 	ctx, d.stop = context.WithCancel(context.WithoutCancel(ctx))
 	d.session = s
 	go d.run(ctx, s)
@@ -305,7 +306,10 @@ func (d *Disk) resume(s *session) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.session, d.err = s, nil
+	if s.description != d.server && d.flushed < d.changes {
+		d.lostData = true
+	}
+	d.session, d.err, d.server = s, nil, s.description
 	return nil
 }
 
@@ -375,7 +379,6 @@ func (d *Disk) nextPart(o *op, s *session) (req wire.Request, data []byte) {
 }
 
 func (d *Disk) receiveAll(s *session) error {
-	d.noteRestart(s)
 	for {
 		var h [wire.ReplySize]byte
 		if _, err := io.ReadFull(s.r, h[:]); err != nil {

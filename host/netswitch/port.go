@@ -142,6 +142,9 @@ func (p *Port) greet(c *connection) error {
 	if err != nil {
 		return fmt.Errorf("no answer to the hello: %w", err)
 	}
+	if t == messageClosed {
+		return &refusal{string(body), vswitch.ErrStale}
+	}
 	if t != messageAnswer {
 		return fmt.Errorf("message type %d came instead of an answer: is this a `tandem switch`?", t)
 	}

@@ -52,15 +52,19 @@ func (o *outbox) batch(b []byte, messages int) {
 	o.signal()
 }
 
-// control appends a message that must not be dropped. A peer causes at most one
-// for each of its own, and the reader stops while it is not read.
+// control appends a message that must not be dropped. If the peer asks and asks
+// and never reads, the connection ends.
 func (o *outbox) control(b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.finished {
-		o.buf = append(o.buf, b...)
-		o.signal()
+	if o.finished {
+		return
 	}
+	if len(o.buf) > queueBytes+maxMessage {
+		o.buf, o.finished = nil, true
+	}
+	o.buf = append(o.buf, b...)
+	o.signal()
 }
 
 // finish lets the writer send what is queued, or only last if that isn't nil, and end.

@@ -42,6 +42,7 @@ type serverPort struct {
 	conn     net.Conn
 	out      *outbox
 	offloads bool
+	open     bool // answered, so that frames may follow; Server.mu guards it
 
 	// moving is held while a frame of this port is on its way into the queues
 	// and the gateway: who takes it after the port is fenced knows that all has
@@ -196,15 +197,18 @@ func (s *Server) open(h Hello, p *serverPort) (vswitch.PortID, error) {
 	s.mu.Lock()
 	id, closed, err := s.sw.Open(s.now(), vswitch.Attachment{VM: h.VM, Epoch: h.Epoch, Role: h.Role, MAC: h.MAC})
 	old := s.forget(closed)
+	if err == nil {
+		s.ports[id] = p
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	s.fence(old, h.Epoch)
-	p.out.control(appendAnswer(nil, answer{epoch: h.Epoch}))
 	s.mu.Lock()
-	s.ports[id] = p
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	p.out.control(appendAnswer(nil, answer{epoch: h.Epoch}))
+	p.open = true
 	return id, nil
 }
 
@@ -282,7 +286,7 @@ func (s *Server) forward(from vswitch.PortID, f event.Frame) {
 	for _, id := range s.out {
 		if id == s.uplink {
 			up = true
-		} else if p := s.ports[id]; p != nil {
+		} else if p := s.ports[id]; p != nil && p.open {
 			p.send(f)
 		}
 	}

@@ -262,3 +262,22 @@ func (Exit) External() bool           { return true }
 func (r DiskRequest) External() bool {
 	return r.Op == DiskWrite || r.Op == DiskDiscard || r.Op == DiskWriteZeroes
 }
+
+// Stop is why a machine came back from Run.
+type Stop uint8
+
+const (
+	StopLimit  Stop = iota // the limit is reached
+	StopOutput             // an output waits in Outputs; run on
+	StopIdle               // all harts wait; an entry must come first
+	StopClock              // the clock's limit is reached; a Clock must come first
+	StopExit               // the machine has ended
+)
+
+func (s Stop) String() string {
+	names := [...]string{"at its limit", "after an output", "idle", "at the clock's limit", "ended"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return "unknown stop"
+}

@@ -46,6 +46,8 @@ type Config struct {
 	SBI func(h *Hart, regs *[8]uint64) (resume bool)
 	// MTimeCmp is the hart's CLINT comparator.
 	MTimeCmp func(hart int) event.Ticks
+	// OnHost hears of stores to the page of tohost, by offset in RAM.
+	OnHost func(off, n uint64)
 }
 
 // System is the harts of one machine with the caches they share.
@@ -297,14 +299,15 @@ func (h *Hart) pending(s event.Step) uint64 {
 	return p
 }
 
-// Wakeable reports whether a waiting hart would go on at step s (Priv. 3.3.3:
-// an interrupt enabled in mie, whatever the global enables say), and wakes it.
+// Wakeable reports whether the hart has something to execute at step s: it does
+// not wait, or an interrupt enabled in mie is pending, whatever the global
+// enables say (Priv. 3.3.3).
 func (h *Hart) Wakeable(s event.Step) bool {
-	if h.wait == WaitWFI && h.pending(s)&h.mie != 0 {
-		h.wait = Running
-	}
-	return h.wait == Running
+	return h.wait == Running || h.wait == WaitWFI && h.pending(s)&h.mie != 0
 }
+
+// Wake ends the wait of a hart that is Wakeable.
+func (h *Hart) Wake() { h.wait = Running }
 
 // NextTimer is the guest time at which a waiting hart wakes by itself.
 func (h *Hart) NextTimer() event.Ticks {

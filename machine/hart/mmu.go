@@ -3,8 +3,6 @@
 package hart
 
 import (
-	"math"
-
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
@@ -585,7 +583,12 @@ func (h *Hart) storeRAM(off, size, v uint64) {
 	}
 }
 
-var _ mem.Watcher = (*System)(nil)
+// HostWritten implements mem.Watcher.
+func (s *System) HostWritten(off, n uint64) {
+	s.OnHost(off, n)
+	for _, h := range s.Harts {
+		h.resample = true
+	}
+}
 
-// forever is a step that is never reached.
-const forever = math.MaxUint64
+var _ mem.Watcher = (*System)(nil)

@@ -38,6 +38,7 @@ const (
 	Walk                        // a page table walk read it
 	CleanHash                   // not written since its last hash
 	CleanClone                  // not written since it was last copied to a new backup
+	Host                        // holds a program's tohost: every store is told to the machine
 )
 
 // Watcher hears of stores to pages noted Code or Walk, before they are made.
@@ -47,6 +48,8 @@ type Watcher interface {
 	// WalkWritten drops all translations made from the bytes [off, off+n) of
 	// the page, and reports whether the page still has to be watched.
 	WalkWritten(p PFN, off, n uint64) (keep bool)
+	// HostWritten hears that [off, off+n) of RAM, in a page noted Host, is stored to.
+	HostWritten(off, n uint64)
 	// DropWrites forgets which pages may be stored to unnoticed.
 	DropWrites()
 }
@@ -122,6 +125,9 @@ func (r *RAM) touch(p PFN, off, n uint64) {
 	}
 	if note&Walk != 0 && !r.watcher.WalkWritten(p, off, n) {
 		r.notes[p] &^= Walk
+	}
+	if note&Host != 0 {
+		r.watcher.HostWritten(uint64(p)<<PageShift+off, n)
 	}
 	if note&CleanHash != 0 {
 		r.dirty = append(r.dirty, p)

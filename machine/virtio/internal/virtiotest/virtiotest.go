@@ -163,6 +163,9 @@ func (g *Guest) Alloc(n int) uint64 {
 	return 0
 }
 
+// FreeAll takes back all that Alloc gave; Start must follow.
+func (g *Guest) FreeAll() { g.free = Base }
+
 // Data puts bytes into new memory, for the device to read.
 func (g *Guest) Data(p []byte) Buf {
 	pa := g.Alloc(len(p))

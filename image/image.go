@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image builds and opens guest images: a folder with a kernel, an
+// initrd and a disk, made of Debian's riscv64 packages, without root and
+// without tools of the host.
+//
+//	mirror ── InRelease ── signature checked with the keys in the program
+//	             │ SHA256
+//	          Packages ── the packages asked for and what they depend on
+//	             │ SHA256
+//	           *.deb ── kernel ─► kernel, initrd (busybox, modules, a script)
+//	             └──── the rest ► disk.raw (ext4)
+//
+// Every byte that ends up in a guest hangs on the signature; nothing is used
+// before its hash was compared, also when it comes from the cache.
+//
+// The packages' scripts are programs of the guest's CPU and do not run here. We
+// make what they would have made where it matters (users, merged /usr, a few
+// links), and dpkg's database says "unpacked", not "installed". The guest's
+// first process is a small script, /usr/sbin/tandem-init.
+//
+// An image is a function of the archive's release and the options: the same
+// inputs give the same bytes.
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"tandem/image/deb"
+	"tandem/image/ext4"
+)
+
+// Options say what to build. Dir is required, the rest have defaults.
+type Options struct {
+	Dir       string   // of the image; made if missing, its old image replaced
+	Packages  []string // beside the base, e.g. "redis-server"
+	Suite     string   // "trixie"
+	Size      int64    // of the disk in bytes; 1 GiB
+	Hostname  string   // "tandem"
+	Mirror    string   // else $TANDEM_MIRROR, else the host's apt configuration
+	Keyring   string   // file of public keys; else Debian's, which are built in
+	CacheDir  string   // else tandem in the user's cache directory
+	Offline   bool     // use the cache only
+	Essential bool     // add all Essential packages, so that dpkg in the guest can configure
+	Docs      bool     // keep manuals, translations and the like
+
+	Progress Progress     // else silent
+	Client   *http.Client // else one that waits 30 s for an answer
+}
+
+// Image is a guest to start: the paths of its files and the kernel command line.
+type Image struct {
+	Dir                  string
+	Kernel, Initrd, Disk string
+	Append               string
+	Manifest             Manifest
+}
+
+// Manifest is image.json.
+type Manifest struct {
+	Format        int               `json:"format"`
+	Suite         string            `json:"suite"`
+	Release       string            `json:"release"` // e.g. "13.7"
+	Date          time.Time         `json:"date"`    // of the release
+	Architecture  string            `json:"architecture"`
+	KernelVersion string            `json:"kernel_version"`
+	Append        string            `json:"append"`
+	Requested     []string          `json:"requested"`
+	DiskSize      int64             `json:"disk_size"` // bytes
+	SHA256        map[string]string `json:"sha256"`    // of kernel and initrd; the disk changes
+	Packages      []PackageInfo     `json:"packages"`
+}
+
+// PackageInfo is one package of the image. That of the kernel is not on the disk.
+type PackageInfo struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	SHA256  string `json:"sha256"`
+	OnDisk  bool   `json:"on_disk"`
+}
+
+const (
+	manifestFormat = 1
+	manifestName   = "image.json"
+	busyboxPackage = "busybox-static"
+	defaultAppend  = "root=/dev/vda rw console=ttyS0"
+)
+
+// base is what every image has.
+var base = []string{"base-files", "base-passwd", busyboxPackage, "coreutils", "dash", "dpkg", "libc-bin"}
+
+func (o *Options) defaults() error {
+	for _, d := range []struct {
+		field *string
+		value string
+	}{{&o.Suite, "trixie"}, {&o.Hostname, "tandem"}} {
+		if *d.field == "" {
+			*d.field = d.value
+		}
+	}
+	if o.Size == 0 {
+		o.Size = 1 << 30
+	}
+	if o.Progress == nil {
+		o.Progress = quiet{}
+	}
+	if o.Client == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.ResponseHeaderTimeout = 30 * time.Second
+		t.MaxConnsPerHost = downloads
+		o.Client = &http.Client{Transport: t}
+	}
+	if o.CacheDir == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("no cache directory (%w): name one with --cache", err)
+		}
+		o.CacheDir = filepath.Join(dir, "tandem")
+	}
+	return o.valid()
+}
+
+var (
+	suiteName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
+	hostName  = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}[a-zA-Z0-9])?$`)
+)
+
+func (o *Options) valid() error {
+	switch {
+	case o.Dir == "":
+		return errors.New("no directory given for the image")
+	case !suiteName.MatchString(o.Suite):
+		return fmt.Errorf("suite %q is not a name", o.Suite)
+	case !hostName.MatchString(o.Hostname):
+		return fmt.Errorf("host name %q: use letters, digits and hyphens, at most 64", o.Hostname)
+	case o.Size < ext4.MinSize || o.Size > ext4.MaxSize:
+		return fmt.Errorf("disk size %s: choose one from %s to %s", size(o.Size), size(ext4.MinSize), size(ext4.MaxSize))
+	}
+	return nil
+}
+
+// Build makes an image. Downloads are kept in the cache, so that a second build
+// takes seconds. The folder changes only when everything has been made.
+func Build(ctx context.Context, o Options) (*Image, error) {
+	if err := o.defaults(); err != nil {
+		return nil, err
+	}
+	if err := usableDir(o.Dir); err != nil {
+		return nil, err
+	}
+	uri, err := mirror(o.Mirror, os.Getenv(MirrorVar), "/etc/apt")
+	if err != nil && !o.Offline {
+		return nil, err
+	}
+	keys, err := readKeys(o.Keyring)
+	if err != nil {
+		return nil, err
+	}
+	a := &archive{cache: o.CacheDir, keys: keys, progress: o.Progress,
+		fetcher: fetcher{client: o.Client, mirror: uri, offline: o.Offline, retry: time.Second}}
+	unlock, err := lock(ctx, o.CacheDir, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := openArchive(ctx, a, o.Suite); err != nil {
+		return nil, err
+	}
+	b := &builder{opt: &o, archive: a}
+	if err := b.choose(); err != nil {
+		return nil, err
+	}
+	if err := b.fetch(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.write(ctx); err != nil {
+		return nil, err
+	}
+	return Open(o.Dir)
+}
+
+// usableDir refuses a folder that holds something else.
+func usableDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == manifestName }) {
+		return nil
+	}
+	return fmt.Errorf("%s is not empty and has no %s: name a new directory", dir, manifestName)
+}
+
+// builder is one build between its steps.
+type builder struct {
+	opt      *Options
+	archive  *archive
+	packages []*deb.Package // for the disk
+	kernel   *deb.Package
+	sources  map[*deb.Package]source
+}
+
+func (b *builder) choose() error {
+	want := slices.Concat(base, b.opt.Packages)
+	if b.opt.Essential {
+		want = append(want, b.archive.index.Essential()...)
+	}
+	var err error
+	if b.packages, err = b.archive.index.Solve(want); err != nil {
+		return err
+	}
+	b.kernel, err = kernelPackage(b.archive.index)
+	return err
+}
+
+// write makes the four files under other names, then gives them theirs.
+func (b *builder) write(ctx context.Context) error {
+	if err := os.MkdirAll(b.opt.Dir, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(b.opt.Dir, ".build-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	boot, err := b.boot()
+	if err != nil {
+		return fmt.Errorf("package %s: %w", b.kernel.Name, err)
+	}
+	busybox, err := b.writeDisk(ctx, filepath.Join(tmp, "disk.raw"))
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(tmp, "kernel"), boot.kernel); err != nil {
+		return err
+	}
+	if err := writeTo(filepath.Join(tmp, "initrd"), func(w io.Writer) error {
+		return writeInitrd(w, busybox, boot.modules)
+	}); err != nil {
+		return err
+	}
+	if err := b.writeManifest(tmp, boot.version); err != nil {
+		return err
+	}
+	// Without its manifest a folder is no image: it goes first and comes last.
+	if err := os.Remove(filepath.Join(b.opt.Dir, manifestName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, name := range []string{"kernel", "initrd", "disk.raw", manifestName} {
+		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(b.opt.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeDisk makes the root file system and returns its busybox, for the initrd.
+func (b *builder) writeDisk(ctx context.Context, name string) (busybox []byte, err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Truncate(b.opt.Size); err != nil {
+		return nil, err
+	}
+	date := b.archive.date()
+	fs, err := ext4.New(f, ext4.Options{Size: b.opt.Size, UUID: b.uuid(), Label: "root", Time: date})
+	if err != nil {
+		return nil, err
+	}
+	t := b.opt.Progress.Start("root file system", b.unpackedSize())
+	defer t.Done()
+	r := newRootfs(fs, b.opt.Docs, date)
+	for _, p := range b.packages {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := b.install(r, p, t); err != nil {
+			return nil, fmt.Errorf("package %s %s: %w", p.Name, p.Version, err)
+		}
+	}
+	if err := r.finish(b.opt); err != nil {
+		return nil, err
+	}
+	if busybox, err = fs.ReadFile("/bin/busybox"); err != nil {
+		return nil, err
+	}
+	return busybox, fs.Close()
+}
+
+// uuid identifies the file system: it is a hash of what is in it.
+func (b *builder) uuid() (u [16]byte) {
+	h := sha256.New()
+	fmt.Fprintln(h, b.opt.Size, b.opt.Hostname, b.opt.Docs, b.archive.date().Unix())
+	for _, p := range b.packages {
+		fmt.Fprintln(h, p.SHA256)
+	}
+	copy(u[:], h.Sum(nil))
+	u[6], u[8] = u[6]&0x0f|0x80, u[8]&0x3f|0x80 // RFC 9562, version 8: of our own making
+	return u
+}
+
+func (b *builder) writeManifest(dir, kernelVersion string) error {
+	rel := b.archive.release
+	m := Manifest{
+		Format: manifestFormat, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
+		Architecture: arch, KernelVersion: kernelVersion, Append: defaultAppend,
+		Requested: append([]string{}, b.opt.Packages...), DiskSize: b.opt.Size, SHA256: map[string]string{},
+	}
+	for _, p := range b.packages {
+		m.Packages = append(m.Packages, PackageInfo{p.Name, p.Version, p.SHA256, true})
+	}
+	m.Packages = append(m.Packages, PackageInfo{b.kernel.Name, b.kernel.Version, b.kernel.SHA256, false})
+	for _, name := range []string{"kernel", "initrd"} {
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		m.SHA256[name], _, err = hashFile(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, manifestName), append(text, '\n'))
+}
+
+// Open reads the image in a folder and checks its kernel and initrd.
+func Open(dir string) (*Image, error) {
+	text, err := readLimited(filepath.Join(dir, manifestName), 16<<20)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not an image (it has no %s): make one with tandem image build", dir, manifestName)
+	}
+	if err != nil {
+		return nil, err
+	}
+	i := &Image{Dir: dir, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Disk: filepath.Join(dir, "disk.raw")}
+	if err := json.Unmarshal(text, &i.Manifest); err != nil {
+		return nil, fmt.Errorf("image %s: %s: %w", dir, manifestName, err)
+	}
+	if i.Manifest.Format != manifestFormat {
+		return nil, fmt.Errorf("image %s has format %d, this program reads %d: build it again", dir, i.Manifest.Format, manifestFormat)
+	}
+	i.Append = i.Manifest.Append
+	for _, name := range []string{"kernel", "initrd"} {
+		want := i.Manifest.SHA256[name]
+		if raw, err := hex.DecodeString(want); err != nil || len(raw) != 32 {
+			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: build it again", dir, manifestName, name)
+		}
+		if err := check("the "+name+" of image "+dir, filepath.Join(dir, name), digest{sha256: want}); err != nil {
+			var changed *ChangedError
+			if errors.As(err, &changed) {
+				changed.Remedy = "build the image again"
+			}
+			return nil, err
+		}
+	}
+	if st, err := os.Stat(i.Disk); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("image %s has no disk (%v): build it again", dir, err)
+	}
+	return i, nil
+}
+
+func (i *Image) String() string {
+	return fmt.Sprintf("%s: Debian %s, Linux %s, %s", i.Dir, i.Manifest.Release, i.Manifest.KernelVersion, strings.Join(i.Manifest.Requested, " "))
+}

@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package machine is the deterministic guest: a RISC-V computer, compatible
+// with QEMU's virt board, as a pure function of its inputs.
+//
+// A Machine changes only by executing steps (Run) and by inputs at a step
+// (Apply); what it wants from the world it leaves in Outputs. Given the same
+// Config and the same inputs at the same steps, two machines are equal in every
+// bit, on any host (paper §2.1). Time is an input too: see event.Clock.
+//
+//	          ┌───────────── Machine ─────────────┐
+//	Apply ───►│ harts ── bus ── devices           │──► Outputs
+//	(inputs)  │   └───── RAM ─────┘               │   (requests, frames,
+//	          └───────────────────────────────────┘    console, exit)
+//
+// Several harts run on one thread in rotation: a turn ends after a quantum of
+// steps, or when the hart waits. At one step all inputs are applied first, then
+// interrupts are sampled, then an instruction is fetched.
+package machine
+
+import (
+	"errors"
+	"fmt"
+
+	"tandem/machine/aclint"
+	"tandem/machine/bus"
+	"tandem/machine/event"
+	"tandem/machine/fdt"
+	"tandem/machine/hart"
+	"tandem/machine/mem"
+	"tandem/machine/plic"
+	"tandem/machine/riscv"
+	"tandem/machine/rtc"
+	"tandem/machine/testdev"
+	"tandem/machine/uart"
+	"tandem/machine/virtio"
+	"tandem/machine/virtio/blk"
+	"tandem/machine/virtio/console"
+	"tandem/machine/virtio/net"
+	"tandem/machine/virtio/rng"
+)
+
+// Version names the behaviour of the machine: two copies of a VM must agree on
+// it. It changes whenever the same inputs could lead to other bits.
+const Version = 1
+
+// quantum is the number of steps in one hart's turn.
+const quantum = 20_000
+
+// Limits of a machine.
+const (
+	MaxHarts = 64
+	MinRAM   = 1 << 20
+	MaxRAM   = 1 << 40
+)
+
+// ErrInput is wrapped by the error for an input that this machine refuses.
+var ErrInput = errors.New("input does not fit this machine")
+
+// Machine is one copy of a virtual machine.
+type Machine struct {
+	cfg Config
+
+	step     event.Step
+	clock    event.Clock
+	clockAt  event.Step // the step at which clock began
+	current  int        // the hart whose turn it is
+	turn     uint64     // steps left in its turn
+	lastID   event.OutputID
+	exited   bool
+	exitCode int
+	reset    bool // the board must be reset before the next step
+
+	sys     *hart.System
+	ram     *mem.RAM
+	bus     bus.Bus
+	plic    *plic.PLIC
+	aclint  *aclint.ACLINT
+	uart    *uart.UART
+	rtc     *rtc.RTC
+	slots   [fdt.VirtioSlots]bus.Device
+	outputs []event.Output
+	running *hart.Hart // the hart inside Run, nil between steps
+	host    hostInterface
+}
+
+// New builds the board around ram, whose bytes must be zero, and powers it on.
+func New(cfg Config, ram []byte) (*Machine, error) {
+	m, err := build(cfg, ram)
+	if err != nil {
+		return nil, err
+	}
+	m.powerOn()
+	return m, nil
+}
+
+// build assembles the board.
+func build(cfg Config, ram []byte) (*Machine, error) {
+	if err := cfg.check(uint64(len(ram))); err != nil {
+		return nil, err
+	}
+	m := &Machine{cfg: cfg, turn: quantum}
+	m.sys = hart.NewSystem(cfg.Harts, hart.Config{
+		Bus: &m.bus, Clock: (*clock)(m), Levels: cfg.Levels,
+		MTimeCmp: func(h int) event.Ticks { return m.aclint.MTimeCmp(h) },
+	})
+	m.ram = mem.New(ram, m.sys)
+	m.sys.SetRAM(m.ram)
+	if cfg.Boot.Mode == BootKernel {
+		m.sys.SBI = m.callSBI
+	}
+	m.addBoard()
+	for i, d := range cfg.Devices {
+		m.addVirtio(event.DeviceID(i), d)
+	}
+	for i := len(cfg.Devices); i < fdt.VirtioSlots; i++ {
+		m.addVirtio(event.DeviceID(i), Device{})
+	}
+	m.rtc.SetWall(cfg.Wall)
+	return m, nil
+}
+
+// addBoard maps the devices that every board has.
+func (m *Machine) addBoard() {
+	m.plic = plic.New(m.cfg.Harts, func(context int, level bool) {
+		line := riscv.MEIP
+		if context&1 != 0 {
+			line = riscv.SEIP
+		}
+		m.sys.Harts[context/2].SetLine(line, level)
+	})
+	m.aclint = aclint.New(m.cfg.Harts, m.Time,
+		func(h int, level bool) { m.sys.Harts[h].SetLine(riscv.MSIP, level) },
+		func(h int) { m.sys.Harts[h].Resample() })
+	m.uart = uart.New(m.plic.Source(fdt.UARTIRQ), m.emit)
+	m.rtc = rtc.New(m.Time, m.plic.Source(fdt.RTCIRQ), m.resample)
+	finisher := testdev.New(m.emitExit, func() { m.reset, m.sys.Break = true, true })
+	for _, r := range []bus.Region{
+		{Name: "rom", Base: fdt.ROMBase, Size: fdt.ROMSize, Device: newROM(m.cfg.Boot)},
+		{Name: "test", Base: fdt.TestBase, Size: testdev.Size, Device: finisher},
+		{Name: "rtc", Base: fdt.RTCBase, Size: rtc.Size, Device: m.rtc},
+		{Name: "clint", Base: fdt.CLINTBase, Size: aclint.Size, Device: m.aclint},
+		{Name: "plic", Base: fdt.PLICBase, Size: plic.Size, Device: m.plic},
+		{Name: "uart", Base: fdt.UARTBase, Size: uart.Size, Device: m.uart},
+	} {
+		m.bus.Add(r)
+	}
+}
+
+// addVirtio puts a device into a virtio-mmio slot.
+func (m *Machine) addVirtio(slot event.DeviceID, d Device) {
+	line := m.plic.Source(fdt.VirtioIRQ + int(slot))
+	var dev bus.Device = virtio.Empty{}
+	switch d.Kind {
+	case DiskDevice:
+		dev = blk.New(slot, m.ram, line, m.emit, blk.Config{Capacity: d.Capacity, ReadOnly: d.ReadOnly, Serial: d.Serial})
+	case NetDevice:
+		dev = net.New(slot, m.ram, line, m.emit, net.Config{MAC: d.MAC, MTU: d.MTU})
+	case RNGDevice:
+		dev = rng.New(slot, m.ram, line, m.emit, rng.Config{})
+	case ConsoleDevice:
+		dev = console.New(slot, m.ram, line, m.emit, console.Config{})
+	}
+	m.slots[slot] = dev
+	m.bus.Add(bus.Region{Name: fmt.Sprintf("virtio%d", slot), Base: fdt.VirtioBase + uint64(slot)*fdt.VirtioSize, Size: fdt.VirtioSize, Device: dev})
+}
+
+// powerOn resets every device and hart and loads what the board starts from.
+func (m *Machine) powerOn() {
+	for _, r := range m.bus.Regions() {
+		r.Device.Reset()
+	}
+	for _, h := range m.sys.Harts {
+		h.Reset()
+	}
+	m.current, m.turn = 0, quantum
+	for _, s := range m.cfg.Boot.Segments {
+		m.ram.Write(s.Addr, s.Data)
+	}
+	m.ram.Write(m.cfg.Boot.DTB, m.deviceTree())
+	m.start()
+	m.watchHost()
+}
+
+// Config returns what the machine was built from.
+func (m *Machine) Config() Config { return m.cfg }
+
+// Step is the number of steps executed.
+func (m *Machine) Step() event.Step {
+	if m.running != nil {
+		return m.running.Step()
+	}
+	return m.step
+}
+
+// Time is the time CSR at the current step.
+func (m *Machine) Time() event.Ticks { return (*clock)(m).At(m.Step()) }
+
+// Clock returns the clock in force and the step at which it began.
+func (m *Machine) Clock() (event.Clock, event.Step) { return m.clock, m.clockAt }
+
+// Exited reports whether the guest has ended, and its code: 0 is power-off.
+func (m *Machine) Exited() (code int, ok bool) { return m.exitCode, m.exited }
+
+// Outputs takes the outputs emitted since the last call, in order.
+func (m *Machine) Outputs() []event.Output {
+	out := m.outputs
+	m.outputs = nil
+	return out
+}
+
+// emit numbers an output and stops the hart after the instruction at hand.
+func (m *Machine) emit(body event.OutputBody) {
+	at := m.step
+	if m.running != nil {
+		at = m.running.Step() + 1
+		m.running.Resample()
+	}
+	m.lastID++
+	m.outputs = append(m.outputs, event.Output{ID: m.lastID, Step: at, Body: body})
+	m.sys.Break = true
+}
+
+// emitExit ends the machine.
+func (m *Machine) emitExit(body event.OutputBody) {
+	if e, ok := body.(event.Exit); ok && !m.exited {
+		m.uart.Flush()
+		m.exited, m.exitCode = true, e.Code
+		m.emit(body)
+	}
+}
+
+func (m *Machine) resample() {
+	for _, h := range m.sys.Harts {
+		h.Resample()
+	}
+}
+
+// Run executes until a reason to stop, never past step limit. Run(Step())
+// changes nothing.
+func (m *Machine) Run(limit event.Step) event.Stop {
+	for {
+		switch {
+		case len(m.outputs) > 0:
+			return event.StopOutput
+		case m.exited:
+			return event.StopExit
+		case m.step >= limit:
+			return event.StopLimit
+		}
+		next, ok := m.pickHart()
+		switch {
+		case !ok:
+			return event.StopIdle
+		case m.step >= m.clock.Limit:
+			return event.StopClock
+		}
+		m.runTurn(next, min(limit, m.clock.Limit))
+	}
+}
+
+// runTurn lets a hart execute up to step limit or the end of its turn. All that
+// follows from the last step is done here, so that it makes no difference
+// where Run was told to stop.
+func (m *Machine) runTurn(next int, limit event.Step) {
+	if next != m.current {
+		m.current, m.turn = next, quantum
+	}
+	if due, ok := m.rtc.NextAlarm(); ok {
+		limit = max(m.step+1, min(limit, (*clock)(m).StepOf(m.step, due)))
+	}
+	h := m.sys.Harts[m.current]
+	h.Wake()
+	m.sys.Break = false
+	m.running = h
+	used, yield := h.Run(m.step, min(uint64(limit-m.step), m.turn))
+	m.running = nil
+	m.step += event.Step(used)
+	m.turn -= used
+	m.serveHost()
+	if yield || m.turn == 0 {
+		h.EndTurn()
+		m.uart.Flush()
+		m.current, m.turn = (m.current+1)%m.cfg.Harts, quantum
+	}
+	if m.reset {
+		m.uart.Flush()
+		m.reset = false
+		m.powerOn()
+	}
+	m.ringAlarm()
+}
+
+// pickHart finds the hart to run: the current one or the next that does not
+// wait. It changes nothing.
+func (m *Machine) pickHart() (next int, ok bool) {
+	for i := range m.cfg.Harts {
+		next = (m.current + i) % m.cfg.Harts
+		if m.sys.Harts[next].Wakeable(m.step) {
+			return next, true
+		}
+	}
+	return 0, false
+}
+
+// ringAlarm lets the RTC see the time, after whatever moved it.
+func (m *Machine) ringAlarm() {
+	if due, ok := m.rtc.NextAlarm(); ok && m.Time() >= due {
+		m.rtc.Tick(m.Time())
+	}
+}
+
+// NextTimer is the guest time at which an idle machine has something to do by
+// itself; ok is false where only an input can wake it.
+func (m *Machine) NextTimer() (t event.Ticks, ok bool) {
+	t = ^event.Ticks(0)
+	for _, h := range m.sys.Harts {
+		t = min(t, h.NextTimer())
+	}
+	if due, armed := m.rtc.NextAlarm(); armed {
+		t = min(t, due)
+	}
+	return t, t != ^event.Ticks(0)
+}
+
+// Apply carries out an input at the current step. One that the machine refuses
+// changes nothing; the log is then not this machine's.
+func (m *Machine) Apply(in event.Input) error {
+	for _, h := range m.sys.Harts {
+		h.EndTurn() // what a device writes breaks a reservation
+	}
+	switch in := in.(type) {
+	case event.Clock:
+		return m.setClock(in)
+	case event.Frames:
+		if d, ok := m.device(in.Device).(*net.Device); ok {
+			return d.Receive(in)
+		}
+	case event.DiskDone:
+		if d, ok := m.device(in.Device).(*blk.Device); ok {
+			return d.Done(in)
+		}
+	case event.Entropy:
+		if d, ok := m.device(in.Device).(*rng.Device); ok {
+			return d.Entropy(in)
+		}
+	case event.ConsoleIn:
+		if in.Device == event.UART {
+			m.uart.In(in.Data)
+			return nil
+		}
+		if d, ok := m.device(in.Device).(*console.Device); ok {
+			return d.In(in)
+		}
+	case event.Control:
+		return m.control(in)
+	}
+	return fmt.Errorf("%w: %T", ErrInput, in)
+}
+
+func (m *Machine) device(id event.DeviceID) bus.Device {
+	if int(id) < len(m.slots) {
+		return m.slots[id]
+	}
+	return nil
+}
+
+// control carries out what a control entry asks of the machine itself; the
+// others concern the pair only.
+func (m *Machine) control(c event.Control) error {
+	switch c.Op {
+	case event.PowerOff:
+		m.exited = true
+	case event.Reset:
+		m.uart.Flush()
+		m.powerOn()
+	case event.CPUShare, event.Activate, event.Switch, event.Quiesce:
+	default:
+		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
+	}
+	return nil
+}
+
+// PendingDisk lists the disk requests that have no completion, in the order
+// they were emitted: what is issued again at go-live (paper §3.4).
+func (m *Machine) PendingDisk() []event.DiskRequest {
+	var list []event.DiskRequest
+	for _, s := range m.slots {
+		if d, ok := s.(*blk.Device); ok {
+			list = append(list, d.Pending()...)
+		}
+	}
+	return list
+}
+
+// PendingEntropy lists the entropy requests without an answer.
+func (m *Machine) PendingEntropy() []event.EntropyRequest {
+	var list []event.EntropyRequest
+	for _, s := range m.slots {
+		if d, ok := s.(*rng.Device); ok {
+			list = append(list, d.Pending()...)
+		}
+	}
+	return list
+}
+
+// Offloads tells what the driver of a network device takes.
+func (m *Machine) Offloads(id event.DeviceID) net.Offloads {
+	if d, ok := m.device(id).(*net.Device); ok {
+		return d.Offloads()
+	}
+	return net.Offloads{}
+}
+
+// LastOutput returns the number of the last output emitted.
+func (m *Machine) LastOutput() event.OutputID { return m.lastID }
+
+// Describe tells where the harts are, for diagnostics.
+func (m *Machine) Describe() string {
+	s := fmt.Sprintf("step %d, time %d", m.step, m.Time())
+	for _, h := range m.sys.Harts {
+		s += fmt.Sprintf("; hart %d pc %#x ra %#x", h.ID(), h.PC(), h.X(1))
+	}
+	return s
+}
