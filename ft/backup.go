@@ -124,6 +124,7 @@ func (b *Backup) greet(h Hello) error {
 	b.session, b.start, b.step = h.Session, h.Seq, h.Step
 	b.received, b.complete = h.Seq, h.Seq
 	b.done = Progress{Executed: h.Seq, Step: h.Step, Reads: h.Seq}
+	b.acked = b.done
 	return nil
 }
 
@@ -275,14 +276,16 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 	return nil
 }
 
-// Diverged reports that the machine differs from the log at entry seq. The
-// primary is told, and goes on alone. With the primary gone the policy decides.
+// Diverged reports that the machine differs from the log at entry seq, which it
+// has not executed. The primary is told, and goes on alone. With the primary gone
+// the policy decides.
 func (b *Backup) Diverged(now Time, seq event.Seq, what string) {
 	switch {
 	case b.paired():
 		b.bye(Bye{Why: Diverged, Seq: seq, Text: what})
 		b.halt("diverged from the primary: " + what)
 	case b.state == Draining:
+		b.complete = b.done.Executed // the rest of the log is not for this state
 		b.restart = b.cfg.OnDivergence == RestartOnDivergence
 		b.claim("diverged from the lost primary's log: " + what)
 	}
@@ -329,10 +332,12 @@ func (b *Backup) Deadline() Time {
 		return b.retryAt
 	case !b.paired() || !b.met:
 		return Never
-	case b.agreed && b.acked != b.done:
-		return min(b.beats.next, b.nextAt)
 	}
-	return b.beats.next
+	at := min(b.beats.next, b.doom(b.cfg.Timeout))
+	if b.agreed && b.acked != b.done {
+		at = min(at, b.nextAt)
+	}
+	return at
 }
 
 // judge decides whether the primary is lost. A silent one may be alive and hold a

@@ -38,8 +38,8 @@ type window struct {
 	records               []record // of the entries executed+1 … last
 	executed, acked, sent event.Seq
 	last                  event.Seq
-	group                 struct{ acked, sent event.Seq } // the last go-live entry of these
-	bytes, ahead          int                             // Size of records; of those up to sent
+	group                 struct{ acked, sent, last event.Seq } // the last go-live entries up to these
+	bytes, ahead          int                                   // Size of records; of those up to sent
 }
 
 type record struct {
@@ -51,7 +51,7 @@ type record struct {
 // newWindow begins a log after entry last, which the backup's snapshot contains.
 func newWindow(last event.Seq) window {
 	w := window{executed: last, acked: last, sent: last, last: last}
-	w.group.acked, w.group.sent = last, last
+	w.group.acked, w.group.sent, w.group.last = last, last, last
 	return w
 }
 
@@ -60,6 +60,9 @@ func (w *window) push(now Time, e event.Entry) {
 	w.records = append(w.records, r)
 	w.bytes += r.size
 	w.last = e.Seq
+	if e.GoLive {
+		w.group.last = e.Seq
+	}
 }
 
 func (w *window) record(seq event.Seq) *record { return &w.records[seq-w.executed-1] }
@@ -139,10 +142,10 @@ func (w *window) resume(received event.Seq) error {
 }
 
 // lag is the execution lag: from the first entry that was not executed to the
-// last one written. A busy primary writes one every 2 ms at least.
+// last one that can be. A busy primary writes one every 2 ms at least.
 func (w *window) lag() Time {
-	if len(w.records) == 0 {
+	if w.executed >= w.group.last {
 		return 0
 	}
-	return w.records[len(w.records)-1].at - w.records[0].at
+	return w.record(w.group.last).at - w.records[0].at
 }

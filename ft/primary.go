@@ -62,14 +62,14 @@ func NewPrimary(now Time, cfg Config, owned event.Epoch, seq event.Seq, step eve
 	return p, nil
 }
 
-// Attach begins to make a backup: it is called with the machine at the place of
-// the snapshot that the backup will load, and the log is kept from there on. The
-// session is any number but 0 that this VM has not used before.
-func (p *Primary) Attach(now Time, session uint64) error {
-	if p.state != Solo || session == 0 {
-		return fmt.Errorf("attach a backup in state %s, session %d: %w", p.state, session, ErrState)
+// Attach begins to make a backup: it is called with the machine at the step of the
+// snapshot that the backup will load, between two groups, and the log is kept from
+// there on. The session is any number but 0 that this VM has not used before.
+func (p *Primary) Attach(now Time, session uint64, step event.Step) error {
+	if p.state != Solo || session == 0 || step < p.step {
+		return fmt.Errorf("attach a backup in state %s, session %d, at step %d: %w", p.state, session, step, ErrState)
 	}
-	p.session, p.met = session, false
+	p.session, p.met, p.step = session, false, step
 	p.log = newWindow(p.seq)
 	p.life, p.progress = detector{last: now}, detector{last: now}
 	p.beats.heard, p.lease, p.stamp, p.retryAfter = 0, 0, 0, 0
@@ -312,7 +312,7 @@ func (p *Primary) greet(now Time, h Hello) error {
 		return err
 	}
 	p.room = int(min(h.Buffer, 1<<40))
-	if resumed {
+	if bytes, _ := p.log.waiting(); resumed && bytes == 0 {
 		p.transmit(now, nil) // its answer is the acknowledgement that was lost
 	}
 	p.pump(now)
@@ -389,7 +389,7 @@ func (p *Primary) Deadline() Time {
 	if !p.paired() || !p.met {
 		return Never
 	}
-	at := p.beats.next
+	at := min(p.beats.next, p.doom(p.cfg.PrimaryTimeout))
 	if _, since := p.log.waiting(); p.agreed && !p.blocked && since != Never {
 		at = min(at, since+p.cfg.FlushAfter)
 	}
@@ -417,7 +417,7 @@ func (p *Primary) lost(now Time, why string) {
 	if !p.paired() {
 		return
 	}
-	p.log, p.blocked = window{}, false
+	p.log, p.peer, p.blocked = window{}, Progress{}, false
 	p.flow = flow{share: FullShare}
 	if p.opened {
 		p.change(Claiming, "backup lost: %s", why)

@@ -31,8 +31,9 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 //	crash A, fail A         the process dies; its host loses power
 //	cut A B, heal A B       nothing from A arrives at B; arrives again
 //	reset A, redial         the channel breaks; is made again
-//	arbiter up|down         whether it answers
-//	slow B N                B executes N entries in a millisecond
+//	arbiter up|down [A]     whether it answers
+//	slow B N                B executes N steps in a millisecond
+//	quiet                   only changes of state are printed from here on
 //	diverge B               B differs at its next output
 //	status                  of both sides
 func TestScenarios(t *testing.T) {
@@ -174,9 +175,18 @@ func (d *driver) command(f []string) {
 	case "run":
 		d.w.advance(d.duration(f[1]), nil)
 	case "arbiter":
-		d.w.arbiter.down = f[1] == "down"
+		if d.w.arbiter.down = f[1] == "down"; f[2] != "" {
+			d.w.arbiter.cut[d.proc(f[2])], d.w.arbiter.down = d.w.arbiter.down, false
+		}
 	case "redial":
 		d.w.redial()
+	case "quiet":
+		trace := d.w.trace
+		d.w.trace = func(format string, args ...any) {
+			if strings.Contains(format, "→") {
+				trace(format, args...)
+			}
+		}
 	case "status":
 		d.status()
 	default:
@@ -232,9 +242,10 @@ func (d *driver) on(r *proc, f []string) {
 	case "cut", "heal":
 		d.proc(f[2]).deaf[r] = f[0] == "cut"
 	case "reset":
-		d.w.reset(r)
+		d.w.reset(r, r.peer)
 	case "slow":
-		r.perTick, _ = strconv.Atoi(f[2])
+		n, _ := strconv.Atoi(f[2])
+		r.perTick = event.Step(n)
 	case "diverge":
 		r.odd = true
 	default:
@@ -249,7 +260,7 @@ func (d *driver) status() {
 	for _, r := range d.w.procs {
 		var s Status
 		switch {
-		case r.dead:
+		case r.dead && !r.ended:
 			fmt.Fprintf(&d.out, "      %s is dead\n", r.name)
 			continue
 		case r.p != nil:
@@ -265,7 +276,7 @@ func (d *driver) status() {
 		if s.Share != FullShare {
 			fmt.Fprintf(&d.out, ", share %d", s.Share)
 		}
-		if s.Wait != "" {
+		if s.Wait != "" && !r.ended {
 			fmt.Fprintf(&d.out, ", waits: %s", s.Wait)
 		}
 		d.out.WriteString("\n")

@@ -162,6 +162,17 @@ func (s *side) verdict(timeout Time) string {
 	return ""
 }
 
+// doom is when the verdict will be passed if nothing is heard, as far as can be
+// said now.
+func (s *side) doom(timeout Time) Time {
+	d := &s.life
+	left := timeout - d.silence
+	if d.broken {
+		left = min(left, timeout-d.down)
+	}
+	return d.last + left
+}
+
 // tick lets the detector run and sends the heartbeats that are due.
 func (s *side) tick(now Time) {
 	s.life.run(now, s.cfg.MaxGap)

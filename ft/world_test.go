@@ -15,7 +15,7 @@ type counter struct {
 	step    event.Step
 	sum     uint64
 	id      event.OutputID
-	chatty  bool // emits by itself, in one step of sixteen
+	chatty  bool // emits by itself, in one step of 128
 	ended   bool
 	emitted []output // all that it ever emitted
 }
@@ -35,7 +35,7 @@ func (c *counter) emit() {
 func (c *counter) run(to event.Step) {
 	for c.step < to && !c.ended {
 		c.step++
-		if c.mix(uint64(c.step)); c.chatty && c.sum>>60 == 0 {
+		if c.mix(uint64(c.step)); c.chatty && c.sum>>57 == 0 {
 			c.emit()
 		}
 	}
@@ -68,6 +68,7 @@ type world struct {
 		epoch event.Epoch
 		owner *proc
 		down  bool
+		cut   map[*proc]bool // can't reach it
 		delay Time
 	}
 	wires  []packet // in the order sent
@@ -89,11 +90,10 @@ func (w *world) redial() {
 	}
 }
 
+// emission is an output that left.
 type emission struct {
-	at    Time
-	by    *proc
-	epoch event.Epoch
-	id    event.OutputID
+	by *proc
+	id event.OutputID
 }
 
 // packet is something on its way to a process.
@@ -127,7 +127,7 @@ type proc struct {
 	seq     event.Seq
 	kept    []output // emitted, not yet released
 	todo    []event.Entry
-	perTick int // entries that a backup executes in a millisecond
+	perTick event.Step // that a backup executes in a millisecond
 	odd     bool
 	loadAt  Time
 	loadSeq event.Seq
@@ -137,6 +137,7 @@ type proc struct {
 	channel       int // its end of it; 0: none
 	dialing       bool
 	stopped, dead bool
+	ended         bool // by itself
 	hostDown      bool
 	deaf          map[*proc]bool // nothing arrives from there
 	inbox         []packet
@@ -144,8 +145,10 @@ type proc struct {
 }
 
 func newWorld(cfg Config) *world {
-	return &world{cfg: cfg, delay: func() Time { return Millisecond }, lossy: func() bool { return false },
+	w := &world{cfg: cfg, delay: func() Time { return Millisecond }, lossy: func() bool { return false },
 		trace: func(string, ...any) {}, sums: map[event.OutputID]uint64{}, now: Second}
+	w.arbiter.cut = map[*proc]bool{}
+	return w
 }
 
 func (w *world) breach(format string, args ...any) {
@@ -153,7 +156,7 @@ func (w *world) breach(format string, args ...any) {
 }
 
 func (w *world) newProc(name string) *proc {
-	r := &proc{w: w, name: name, deaf: map[*proc]bool{}, perTick: 1 << 30}
+	r := &proc{w: w, name: name, deaf: map[*proc]bool{}, perTick: 1 << 60}
 	w.procs = append(w.procs, r)
 	return r
 }
@@ -176,7 +179,7 @@ func (w *world) attach(r *proc, name string, session uint64, load Time) *proc {
 	if b.b, err = NewBackup(b.now(), w.cfg, r.p.Status().Epoch); err != nil {
 		panic(err)
 	}
-	if err := r.p.Attach(r.now(), session); err != nil {
+	if err := r.p.Attach(r.now(), session, r.vm.step); err != nil {
 		panic(err)
 	}
 	b.vm = r.vm
@@ -198,21 +201,21 @@ func (w *world) connect(a, b *proc) {
 	}
 }
 
-// reset breaks the channel; what is on its way through it is lost.
-func (w *world) reset(r *proc) {
-	id := r.channel
+// reset breaks the channel for these sides; what is on its way to them is lost.
+func (w *world) reset(sides ...*proc) {
+	id := sides[0].channel
 	if id == 0 {
 		return
 	}
-	kept := w.wires[:0]
-	for _, p := range w.wires {
-		if p.channel != id {
-			kept = append(kept, p)
+	for _, r := range sides {
+		kept := w.wires[:0]
+		for _, p := range w.wires {
+			if p.channel != id || p.to != r {
+				kept = append(kept, p)
+			}
 		}
-	}
-	w.wires = kept
-	for _, side := range []*proc{r, r.peer} {
-		side.put(packet{to: side, channel: id, what: closed{}})
+		w.wires = kept
+		r.put(packet{to: r, channel: id, what: closed{}})
 	}
 }
 
@@ -296,7 +299,7 @@ func (r *proc) state() State {
 
 // step is one turn of a replica's loop: drain the sockets, run the machine, tick.
 func (r *proc) step() {
-	for len(r.inbox) > 0 {
+	for len(r.inbox) > 0 && !r.ended {
 		p := r.inbox[0]
 		r.inbox = r.inbox[1:]
 		r.receive(p)
@@ -324,6 +327,9 @@ func (r *proc) step() {
 		s.Tick(now)
 	}
 	r.act()
+	if r.ended {
+		r.w.crash(r)
+	}
 }
 
 func (r *proc) receive(p packet) {
@@ -364,6 +370,8 @@ func (r *proc) receive(p packet) {
 	case Message:
 		if r.channel == p.channel {
 			s.Receive(now, m)
+		} else if p.from != nil { // this end is closed
+			r.w.send(packet{from: r, to: p.from, channel: p.channel, what: closed{}})
 		}
 	}
 }
@@ -424,13 +432,14 @@ func (r *proc) do(a Action) {
 		r.goLive(a)
 	case Changed:
 		w.trace("%s: %v → %v: %s", r.name, a.From, a.To, a.Why)
+		r.ended = a.To == Halted || a.To == Off
 	}
 }
 
 func (w *world) claim(r *proc, e event.Epoch) {
 	o := Lost
 	switch {
-	case w.arbiter.down:
+	case w.arbiter.down || w.arbiter.cut[r]:
 		o = Unknown
 	case w.arbiter.epoch+1 == e:
 		w.arbiter.epoch, w.arbiter.owner, o = e, r, Won
@@ -482,7 +491,7 @@ func (r *proc) compute() {
 		return
 	}
 	if r.p.Status().Wait == "" && !r.vm.ended {
-		r.vm.run(r.vm.step + 3)
+		r.vm.run(r.vm.step + event.Step(64*r.p.Status().Share/FullShare))
 		r.mark(true)
 	}
 	if r.w.now >= r.clockAt+2*Millisecond && r.p.Status().Wait == "" && !r.vm.ended {
@@ -493,29 +502,37 @@ func (r *proc) compute() {
 
 // execute replays entries.
 func (r *proc) execute() {
-	if r.b == nil || r.p != nil || len(r.todo) == 0 {
+	if r.b == nil || r.p != nil || len(r.todo) == 0 || r.perTick == 0 {
 		return
 	}
-	var done Progress
-	for n := 0; n < r.perTick && len(r.todo) > 0; n++ {
+	end := r.vm.step + r.perTick
+	for len(r.todo) > 0 {
 		e := r.todo[0]
-		r.todo = r.todo[1:]
 		before := len(r.vm.emitted)
-		r.vm.run(e.Step)
+		if r.vm.run(min(e.Step, end)); r.vm.step < e.Step && !r.vm.ended {
+			r.kept = append(r.kept, r.vm.emitted[before:]...)
+			break
+		}
+		r.todo = r.todo[1:]
 		r.vm.apply(e.Input)
 		r.kept = append(r.kept, r.vm.emitted[before:]...)
 		if m, ok := e.Input.(event.OutputMark); ok && (m.Last != r.vm.id || r.odd) {
 			r.todo, r.odd = nil, false
+			r.report()
 			r.b.Diverged(r.now(), e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
 			r.act()
 			return
 		}
 		r.seq = e.Seq
-		done = Progress{Executed: e.Seq, Step: r.vm.step, Reads: e.Seq}
 	}
 	for len(r.kept) > 0 && r.kept[0].id <= r.b.Status().Released {
 		r.kept = r.kept[1:]
 	}
+	r.report()
+}
+
+func (r *proc) report() {
+	done := Progress{Executed: r.seq, Step: r.vm.step, Reads: r.seq}
 	if err := r.b.Executed(r.now(), done, r.vm.ended); err != nil {
 		r.w.breach("%s: %v", r.name, err)
 	}
@@ -569,7 +586,7 @@ func (r *proc) release(last event.OutputID) {
 				w.breach("output %d from %s while %s is %v", o.id, r.name, b.name, b.b.State())
 			}
 		}
-		w.emits = append(w.emits, emission{w.now, r, r.p.owned, o.id})
+		w.emits = append(w.emits, emission{r, o.id})
 	}
 }
 

@@ -171,6 +171,9 @@ func (p packedModule) unpack() (module, error) {
 	}
 	defer r.Close()
 	b, err := readAll(r, maxModule)
+	if err == nil {
+		b, err = strip(b)
+	}
 	return module{moduleName(p.file), b}, err
 }
 

@@ -27,6 +27,8 @@ var (
 	udhcpcScript []byte
 	//go:embed files/redis
 	redisService string
+	//go:embed files/redis-ready
+	redisReady string
 )
 
 // excluded are the files that a small guest does without; dpkg in the guest is
@@ -206,7 +208,7 @@ func (r *rootfs) entry(e deb.Entry, body io.Reader) error {
 func (r *rootfs) finish(o *Options) error {
 	for _, d := range []string{"/dev", "/proc", "/sys", "/run", "/mnt", "/media", "/srv", "/opt", "/home", "/boot",
 		"/etc/opt", "/var/opt", "/var/lib", "/var/log/tandem", "/var/cache", "/var/spool", "/var/backups",
-		"/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/share", "/etc/tandem/services"} {
+		"/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/share", "/etc/tandem/services", "/etc/tandem/ready"} {
 		if !r.exists(d) {
 			r.dir(d, 0o755)
 		}
@@ -249,12 +251,15 @@ func (r *rootfs) init() {
 	if !r.exists("/usr/sbin/init") {
 		r.link("/usr/sbin/init", "tandem-init")
 	}
+	// Last, so that a package's own program comes first.
+	r.file("/etc/profile.d/tandem.sh", 0o644, "PATH=$PATH:/usr/lib/tandem/bin\n")
 	for _, a := range applets {
 		r.link("/usr/lib/tandem/bin/"+a, "/usr/bin/busybox")
 	}
 	for _, s := range services {
 		if r.have[s.pkg] {
 			r.file("/etc/tandem/services/"+s.name, 0o755, strings.ReplaceAll(redisService, "@NAME@", s.name))
+			r.file("/etc/tandem/ready/"+s.name, 0o755, redisReady)
 		}
 	}
 }
@@ -267,11 +272,11 @@ func (r *rootfs) users() {
 	if !r.exists("/usr/bin/bash") {
 		passwd = strings.ReplaceAll(passwd, ":/bin/bash\n", ":/bin/sh\n")
 	}
-	uid := 100
 	for _, a := range accounts {
 		if !r.have[a.pkg] {
 			continue
 		}
+		uid := freeID(passwd, group)
 		passwd += fmt.Sprintf("%s:*:%d:%d::/var/lib/%s:/usr/sbin/nologin\n", a.user, uid, uid, a.user)
 		group += fmt.Sprintf("%s:*:%d:\n", a.user, uid)
 		for _, d := range a.dirs {
@@ -279,7 +284,6 @@ func (r *rootfs) users() {
 			at.UID, at.GID = uint32(uid), groupID(group, d.group)
 			r.do(r.fs.Mkdir(d.name, at))
 		}
-		uid++
 	}
 	day := r.time.Unix() / 86400
 	r.file("/etc/passwd", 0o644, strings.ReplaceAll(passwd, ":*:", ":x:"))
@@ -319,6 +323,21 @@ func groupID(group, name string) uint32 {
 		}
 	}
 	return 0
+}
+
+// freeID is the first number for a system user and group (adduser.conf(5)).
+func freeID(passwd, group string) int {
+	taken := map[string]bool{}
+	for line := range strings.Lines(passwd + group) {
+		if f := strings.Split(line, ":"); len(f) >= 3 {
+			taken[f[2]] = true
+		}
+	}
+	id := 100
+	for taken[strconv.Itoa(id)] {
+		id++
+	}
+	return id
 }
 
 // dpkg writes the database's other files and tells dpkg what was left out.

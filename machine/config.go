@@ -88,17 +88,28 @@ func (c *Config) check(ram uint64) error {
 	switch {
 	case c.Harts < 1 || c.Harts > MaxHarts:
 		return fmt.Errorf("%d harts: a machine has 1 to %d", c.Harts, MaxHarts)
-	case c.RAM != ram || ram < MinRAM || ram > MaxRAM || ram%mem.PageSize != 0:
-		return fmt.Errorf("%d bytes of memory: a machine has a multiple of 4096 from 1 MiB to 1 TiB", c.RAM)
+	case c.RAM != ram:
+		return fmt.Errorf("%d bytes of memory for a machine of %d", ram, c.RAM)
 	case c.Levels < 3 || c.Levels > 5:
 		return fmt.Errorf("%d page table levels: choose 3, 4 or 5", c.Levels)
 	case len(c.Devices) > fdt.VirtioSlots:
 		return fmt.Errorf("%d virtio devices: a machine has %d slots", len(c.Devices), fdt.VirtioSlots)
 	}
+	if err := c.CheckRAM(); err != nil {
+		return err
+	}
 	for _, s := range c.Boot.Segments {
 		if off := s.Addr - mem.Base; s.Addr < mem.Base || off > ram || uint64(len(s.Data)) > ram-off {
 			return fmt.Errorf("%d bytes at %#x do not fit into %d MiB of memory: give the machine more", len(s.Data), s.Addr, ram>>20)
 		}
+	}
+	return nil
+}
+
+// CheckRAM reports a size of memory that no machine has.
+func (c *Config) CheckRAM() error {
+	if c.RAM < MinRAM || c.RAM > MaxRAM || c.RAM%mem.PageSize != 0 {
+		return fmt.Errorf("%d bytes of memory: a machine has a multiple of 4096 from 1 MiB to 1 TiB", c.RAM)
 	}
 	return nil
 }

@@ -230,7 +230,9 @@ func (m *Machine) emitExit(body event.OutputBody) {
 	}
 }
 
+// resample ends the turn's budget at hand: the RTC's alarm or interrupt has changed.
 func (m *Machine) resample() {
+	m.sys.Break = true
 	for _, h := range m.sys.Harts {
 		h.Resample()
 	}

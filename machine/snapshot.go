@@ -82,6 +82,45 @@ func (m *Machine) HashAll() uint64 {
 	return c.Sum()
 }
 
+// Pages is the number of pages of RAM.
+func (m *Machine) Pages() mem.PFN { return m.ram.Pages() }
+
+// Page returns a page of RAM, or nil where it is all zero.
+func (m *Machine) Page(p mem.PFN) []byte {
+	if b := m.ram.Page(p); !bytes.Equal(b, zeroPage[:]) {
+		return b
+	}
+	return nil
+}
+
+// SetPage fills a page of a Blank machine.
+func (m *Machine) SetPage(p mem.PFN, b []byte) error {
+	if p >= m.ram.Pages() || len(b) != mem.PageSize {
+		return fmt.Errorf("%w: page %d of %d bytes", state.ErrInvalid, p, len(b))
+	}
+	copy(m.ram.Page(p), b)
+	return nil
+}
+
+// SaveState writes all state but the bytes of RAM. The machine must be between
+// steps, its outputs taken.
+func (m *Machine) SaveState(w io.Writer) error {
+	c := state.Saver(w)
+	m.visit(c)
+	return c.Err()
+}
+
+// LoadState ends the making of a Blank machine, whose pages are set.
+func (m *Machine) LoadState(r io.Reader) error {
+	c := state.Loader(r)
+	m.visit(c)
+	m.watchHost()
+	return c.Err()
+}
+
+// Blank builds a machine that is to be filled by SetPage and LoadState.
+func Blank(cfg Config, ram []byte) (*Machine, error) { return build(cfg, ram) }
+
 // Save writes a snapshot. The machine must be between steps, its outputs taken.
 func (m *Machine) Save(w io.Writer) error {
 	if _, err := io.WriteString(w, snapshotMagic); err != nil {
@@ -93,15 +132,17 @@ func (m *Machine) Save(w io.Writer) error {
 	state.U32(c, &machine)
 	m.cfg.State(c)
 	for p := mem.PFN(0); p < m.ram.Pages(); p++ {
-		if b := m.ram.Page(p); !bytes.Equal(b, zeroPage[:]) {
+		if b := m.Page(p); b != nil {
 			state.U32(c, &p)
 			c.Fixed(b)
 		}
 	}
 	last := lastPage
 	state.U32(c, &last)
-	m.visit(c)
-	return c.Err()
+	if c.Err() != nil {
+		return c.Err()
+	}
+	return m.SaveState(w)
 }
 
 var zeroPage [mem.PageSize]byte
@@ -126,35 +167,34 @@ func Restore(r io.Reader, newRAM func(size uint64) ([]byte, error)) (*Machine, e
 	if c.Err() != nil {
 		return nil, c.Err()
 	}
-	if cfg.RAM < MinRAM || cfg.RAM > MaxRAM || cfg.RAM%mem.PageSize != 0 {
-		return nil, fmt.Errorf("%w: %d bytes of memory", state.ErrInvalid, cfg.RAM)
+	if err := cfg.CheckRAM(); err != nil {
+		return nil, err
 	}
 	ram, err := newRAM(cfg.RAM)
 	if err != nil {
 		return nil, err
 	}
-	m, err := build(cfg, ram)
+	m, err := Blank(cfg, ram)
 	if err != nil {
 		return nil, err
 	}
-	return m, m.load(c)
+	if err := m.loadPages(c); err != nil {
+		return nil, err
+	}
+	return m, m.LoadState(r)
 }
 
-// load reads the pages and the state.
-func (m *Machine) load(c *state.Coder) error {
+func (m *Machine) loadPages(c *state.Coder) error {
 	for {
 		var p mem.PFN
 		state.U32(c, &p)
 		if c.Err() != nil || p == lastPage {
-			break
+			return c.Err()
 		}
 		if p >= m.ram.Pages() {
 			c.Fail("page %d is outside RAM", p)
-			break
+			return c.Err()
 		}
 		c.Fixed(m.ram.Page(p))
 	}
-	m.visit(c)
-	m.watchHost()
-	return c.Err()
 }

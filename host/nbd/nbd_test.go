@@ -451,3 +451,28 @@ func TestURL(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkWrite is what one write costs a guest on a store of the same host:
+// alone, and with a queue of 32.
+func BenchmarkWrite(b *testing.B) {
+	at, _ := startStore(b, newDisk(b), "127.0.0.1:0")
+	for _, c := range []struct {
+		name  string
+		depth int
+	}{{"4KiB/depth=1", 1}, {"4KiB/depth=32", 32}} {
+		b.Run(c.name, func(b *testing.B) {
+			l := dial(b, "nbd://"+at+"/disk", 1)
+			data := fill('x', 4096)
+			b.SetBytes(4096)
+			left := 0
+			for i := 0; b.Loop(); i++ {
+				if left == c.depth {
+					l.next()
+					left--
+				}
+				l.submit(event.DiskWrite, uint64(i%1024)*4096, 4096, data)
+				left++
+			}
+		})
+	}
+}

@@ -106,6 +106,9 @@ func (g *gateway) setUp() error {
 		{"minimum RTO", option(s, tcpip.TCPMinRTOOption(minRTO))},
 		{"maximum RTO", option(s, tcpip.TCPMaxRTOOption(maxRTO))},
 		{"retries", option(s, tcpip.TCPMaxRetriesOption(maxRetries))},
+		// Without RACK: its tail loss probe replaces the RTO by 200 ms, the longest
+		// that a peer may delay an acknowledgement.
+		{"loss recovery", option(s, tcpip.TCPRecovery(0))},
 		{"no delay", option(s, tcpip.TCPDelayEnabled(false))},
 		{"SACK", option(s, tcpip.TCPSACKEnabled(true))},
 		{"buffers", option(s, tcpip.TCPModerateReceiveBufferOption(true))},

@@ -108,14 +108,17 @@ func DialWith(name string, dial Dialer, hello Hello, wake func()) (*Port, error)
 	return p, nil
 }
 
-// connection is an open one: the stream, and the hello that it was opened with.
+// connection is an open one: the stream, its queue, and the hello that it was
+// opened with.
 type connection struct {
 	net.Conn
 	in   *messages
+	out  *outbox
 	sent Hello
 }
 
-// connect dials, says hello and waits for the answer.
+// connect dials, says hello and waits for the answer. From then on frames can be
+// queued.
 func (p *Port) connect(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -125,12 +128,13 @@ func (p *Port) connect(ctx context.Context) (*connection, error) {
 	}
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	p.mu.Lock()
-	c := &connection{conn, newMessages(conn), p.hello}
+	c := &connection{conn, newMessages(conn), newOutbox(), p.hello}
 	p.mu.Unlock()
 	if err := p.greet(c); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("switch %s: %w", p.name, err)
 	}
+	p.attach(c)
 	return c, nil
 }
 
@@ -210,30 +214,28 @@ func (p *Port) reconnect(ctx context.Context) *connection {
 // serve moves messages until the connection ends. An error is final.
 func (p *Port) serve(ctx context.Context, c *connection) (final error) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	o := newOutbox()
-	go o.write(c)
-	p.attach(o, c.sent)
+	go c.out.write(c)
 	final = p.read(c)
-	p.session.CompareAndSwap(o, nil)
+	p.session.Store(nil)
 	c.Close()
-	o.finish([]byte{})
-	<-o.done
-	p.dropped.Add(o.dropped.Load())
+	c.out.finish([]byte{})
+	<-c.out.done
+	p.dropped.Add(c.out.dropped.Load())
 	return final
 }
 
-// attach makes o the way out, and catches up with an Activate that came while
-// there was none.
-func (p *Port) attach(o *outbox, sent Hello) {
+// attach makes a connection the way out, and catches up with an Activate that
+// came while there was none.
+func (p *Port) attach(c *connection) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if sent.Role == vswitch.Primary {
-		p.confirm(sent.Epoch)
+	if c.sent.Role == vswitch.Primary {
+		p.confirm(c.sent.Epoch)
 	}
-	if p.hello != sent {
-		o.control(appendActivate(nil, p.hello.Epoch))
+	if p.hello != c.sent {
+		c.out.control(appendActivate(nil, p.hello.Epoch))
 	}
-	p.session.Store(o)
+	p.session.Store(c.out)
 }
 
 // confirm notes an active epoch; mu is held.

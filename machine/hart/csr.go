@@ -25,7 +25,7 @@ const (
 	// misa: MXL 2; A, B, C, D, F, I, M, S, U.
 	misa = 2<<62 | 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<5 | 1<<8 | 1<<12 | 1<<18 | 1<<20
 
-	satpMask = 0xf<<60 | 0xffff<<44 | 1<<44 - 1
+	satpMask = 0xf<<60 | 0xffff<<44 | (1<<44 - 1)
 )
 
 // csrInst executes Zicsr (Unpriv. 6): a read is skipped for csrrw to x0, a write
@@ -209,11 +209,24 @@ func (h *Hart) setInstret(v uint64) {
 	h.instretOffset = v - (h.done() + 1 - h.traps)
 }
 
+// writeInhibit stops or starts counters. The instruction that stops one still
+// counts, the one that starts it does not: what is in force as it begins decides.
 func (h *Hart) writeInhibit(v uint64) {
-	cycle, instret := h.cycle(), h.instret()
-	h.mcountinhibit = v & inhibitMask
-	h.setCycle(cycle)
-	h.setInstret(instret)
+	v &= inhibitMask
+	started, stopped := h.mcountinhibit&^v, v&^h.mcountinhibit
+	if started&1 != 0 {
+		h.setCycle(h.cycleFrozen)
+	}
+	if started&4 != 0 {
+		h.setInstret(h.instretFrozen)
+	}
+	if stopped&1 != 0 {
+		h.cycleFrozen = h.cycle() + 1
+	}
+	if stopped&4 != 0 {
+		h.instretFrozen = h.instret() + 1
+	}
+	h.mcountinhibit = v
 }
 
 func (h *Hart) readFCSR(n riscv.CSR) uint64 {
@@ -309,7 +322,11 @@ func (h *Hart) writeMachineCSR(n riscv.CSR, v uint64) bool {
 	case riscv.CSRMTVal:
 		h.mtval = v
 	case riscv.CSRMIP:
-		h.mip = v & supervisorInts
+		mask := supervisorInts
+		if h.menvcfg&riscv.EnvSTCE != 0 {
+			mask &^= riscv.STIP // it follows stimecmp (Sstc)
+		}
+		h.mip = h.mip&^mask | v&mask
 		h.resample = true
 	case riscv.CSRMCycle:
 		h.setCycle(v)

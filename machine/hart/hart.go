@@ -168,7 +168,7 @@ func (h *Hart) Reset() {
 	h.satp, h.senvcfg, h.stimecmp = 0, 0, ^uint64(0)
 	h.menvcfg = riscv.EnvADUE
 	h.mcounteren, h.scounteren, h.mcountinhibit = 0, 0, 0
-	h.cycleOffset, h.instretOffset = -h.steps, -(h.steps - h.traps)
+	h.cycleOffset, h.instretOffset = -h.done(), -(h.done() - h.traps)
 	h.cycleFrozen, h.instretFrozen = 0, 0
 	h.fflags, h.frm = 0, 0
 	h.pmp = pmp{}
@@ -193,7 +193,7 @@ func (h *Hart) StartSupervisor(pc, a0, a1 uint64) {
 	h.medeleg = medelegMask &^ (1 << riscv.EcallS)
 	h.mideleg = riscv.SSIP | riscv.STIP | riscv.SEIP
 	h.menvcfg = menvcfgMask &^ riscv.EnvFIOM
-	h.mcounteren = 7
+	h.mcounteren, h.scounteren = 7, 7
 	h.pmp.allowAll()
 	h.useContext()
 }
@@ -256,6 +256,7 @@ func (h *Hart) Run(s event.Step, n uint64) (used uint64, yield bool) {
 	}
 	used = n - h.left
 	h.steps += used
+	h.began = h.Step() // so that done is right between two Runs too
 	return used, h.yield
 }
 

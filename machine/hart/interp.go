@@ -35,6 +35,9 @@ blocks:
 				return
 			}
 			cur = vpage
+			if h.resample { // the walk dropped translations: read and write may be of the past
+				break
+			}
 		}
 		if page == nil {
 			block, cur = h.scratch.insts, noPage
@@ -47,7 +50,9 @@ blocks:
 				block = page.insts[entry-1:]
 				block = block[:min(uint64(block[0].left), left)]
 			} else if h.fetchOne(pc) { // it straddles two pages
-				block = h.scratch.insts
+				if block = h.scratch.insts; h.resample {
+					break
+				}
 			} else {
 				h.left, h.pc = left, pc
 				h.trap()
@@ -337,7 +342,7 @@ blocks:
 		left -= uint64(len(block))
 		pc = vpage + uint64(last.off) + uint64(last.len)
 	}
-	h.left, h.pc = 0, pc
+	h.left, h.pc = left, pc
 }
 
 // noPage is no page's address.

@@ -397,6 +397,10 @@ func (h *Hart) fill(va, pa uint64, acc access, priv riscv.Privilege, path *walkP
 		return
 	}
 	s, p := h.sys, mem.PFN(off>>mem.PageShift)
+	if acc == store {
+		// First: a store to a table that is walked here may drop all marks.
+		s.RAM.Touch(pa-mem.Base, 1)
+	}
 	for i := range path.n {
 		base := vpage >> (21 + 9*path.level[i]) << (21 + 9*path.level[i])
 		s.noteWalk(path.pages[i], path.level[i], base)
@@ -407,7 +411,6 @@ func (h *Hart) fill(va, pa uint64, acc access, priv riscv.Privilege, path *walkP
 	case fetch:
 		h.ctx.exec[vpage>>12%execEntries] = execEntry{vpage, s.codePage(p)}
 	case store:
-		s.RAM.Touch(pa-mem.Base, 1)
 		if s.RAM.Note(p) == 0 {
 			h.ctx.write[vpage>>12%writeEntries] = tlbEntry{vpage, off - vpage}
 			s.noteFill(p, vpage)

@@ -46,7 +46,9 @@ func (p *pmp) derive() {
 			if i > 0 {
 				p.lo[i] = p.addr[i-1] << 2
 			}
-			p.hi[i] = p.addr[i] << 2
+			if p.hi[i] = p.addr[i] << 2; p.hi[i] <= p.lo[i] {
+				p.lo[i], p.hi[i] = 0, 0 // matches nothing
+			}
 		case pmpNA4:
 			p.lo[i], p.hi[i] = p.addr[i]<<2, p.addr[i]<<2+4
 		case pmpNAPOT:

@@ -20,6 +20,7 @@ type echo struct {
 	hold   bool
 	held   []virtio.Chain
 	resets int
+	kicks  int
 	config [8]byte
 }
 
@@ -31,7 +32,12 @@ func (e *echo) Config() []byte                   { return e.config[:] }
 func (e *echo) StoreConfig(off uint64, p []byte) { copy(e.config[min(off, 8):], p) }
 func (e *echo) Reset()                           { e.resets++ }
 func (e *echo) State(c *state.Coder)             { c.Fixed(e.config[:]) }
-func (e *echo) Kick(queue int)                   { e.Queue(queue).Drain(e.take); e.Queue(queue).Flush() }
+func (e *echo) Kick(queue int) {
+	e.kicks++
+	e.Queue(queue).Drain(e.take)
+	e.Queue(queue).Flush()
+}
+
 func (e *echo) take(c virtio.Chain) (more bool) {
 	if e.hold {
 		e.held = append(e.held, c.Keep())
@@ -316,6 +322,41 @@ func TestMisplacedRings(t *testing.T) {
 			g.Write16(uint64(at)+2, uint16(i))
 			g.Store(virtio.RegQueueNotify, 0)
 		}
+		if at == 0x1000 && !g.NeedsReset() {
+			t.Error("rings outside RAM don't matter")
+		}
+	}
+}
+
+// What a device writes can't lengthen the kick that it handles: buffers laid
+// over the available index are seen at the next one.
+func TestKickEnds(t *testing.T) {
+	g, _ := newEcho(t)
+	g.Start(0, 16)
+	r := g.Rings[0]
+	r.Add(g.Data([]byte{2, 0}), virtiotest.Buf{Addr: r.Avail + 2, Len: 2, Write: true})
+	for want := 1; want <= 2; want++ {
+		r.Notify()
+		if r.Collect(); int(r.NextUsed) != want {
+			t.Fatalf("%d chains used, want %d", r.NextUsed, want)
+		}
+	}
+}
+
+// A kick reaches a device only through a ready queue of a running driver (§2.1.2).
+func TestKickTooEarly(t *testing.T) {
+	g, e := newEcho(t)
+	g.Start(0, 16)
+	g.Store(virtio.RegQueueNotify, 0)
+	g.Store(virtio.RegQueueNotify, 1)
+	g.Store(virtio.RegQueueReady, 0)
+	g.Store(virtio.RegQueueNotify, 0)
+	g.Negotiate(virtio.Version1)
+	g.Store(virtio.RegQueueNum, 16)
+	g.Store(virtio.RegQueueReady, 1)
+	g.Store(virtio.RegQueueNotify, 0)
+	if e.kicks != 1 {
+		t.Errorf("%d kicks, want the first only", e.kicks)
 	}
 }
 
@@ -346,6 +387,13 @@ func TestEventIdxWraps(t *testing.T) {
 		r.Kick()
 		if g.Interrupt() != 0 {
 			t.Fatalf("round %d: interrupt before used_event", i)
+		}
+		r.Collect()
+		r.WantAt(r.NextUsed - 1) // long past
+		r.Add(in, out)
+		r.Kick()
+		if g.Interrupt() != 0 {
+			t.Fatalf("round %d: interrupt for a used_event of the past", i)
 		}
 		r.Collect()
 	}

@@ -49,8 +49,8 @@ func runModel(t *testing.T, seed uint64) {
 	var q Queue
 	var all []event.DiskRequest
 	var started []uint64
-	for id := uint64(1); id < 200 || len(all) > 0; id++ {
-		if id < 200 && rnd.IntN(3) > 0 {
+	for id := uint64(1); id < 80 || len(all) > 0; id++ {
+		if id < 80 && rnd.IntN(3) > 0 {
 			r := event.DiskRequest{ID: id, Op: event.DiskOp(1 + rnd.IntN(5)),
 				Offset: rnd.Uint64N(40), Length: rnd.Uint64N(12)}
 			q.Submit(r)

@@ -215,7 +215,12 @@ func TestBacklog(t *testing.T) {
 	if len(f.Rings[rx].Collect()) != 0 || f.Interrupt() != 0 {
 		t.Fatal("a frame went into too small a buffer")
 	}
+	f.transmit(event.Offload{}, frame(1))
+	f.receive(event.Frame{})
 	n := f.fork()
+	if got, want := n.dev.Stats(), (net.Stats{RxDropped: 1, TxDropped: 1}); got != want {
+		t.Errorf("the copy counts %+v, want %+v", got, want)
+	}
 	for _, m := range []*fixture{f, n} {
 		kicks := m.Rings[rx].Kicks
 		m.post(7, 1024)
@@ -258,6 +263,24 @@ func TestBacklogBounded(t *testing.T) {
 		f.post(200, 1024)
 		if len(f.Rings[rx].Collect()) != 0 {
 			t.Error("a reset driver gets old frames")
+		}
+	}
+}
+
+// A backlog that has been delivered has all of its room again.
+func TestBacklogReused(t *testing.T) {
+	f := boot(t, offload)
+	buf := f.Space(4096)
+	for range 3 {
+		for range 16 {
+			f.receive(event.Frame{Offload: tso4, Data: frame(60_000)})
+		}
+		for range 16 * 15 {
+			f.Rings[rx].Add(buf)
+		}
+		f.Rings[rx].Kick()
+		if n := len(f.Rings[rx].Collect()); n != 16*15 || f.dev.Stats().RxDropped != 0 {
+			t.Fatalf("%d buffers used, %+v", n, f.dev.Stats())
 		}
 	}
 }

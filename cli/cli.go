@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command tandem: flags in, packages called, tables and
+// errors out. A command ends with 0, with 1 for a failure or with 2 for wrong
+// usage; tandem run ends with what the guest gave the test device.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"tandem/machine"
+)
+
+// exitError carries an exit code without a message of its own.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// usageError is wrong usage: exit code 2.
+type usageError struct{ error }
+
+// Main runs the command and returns its exit code.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var exit exitError
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "tandem: %v\n", err)
+		return 2
+	}
+	fmt.Fprintf(os.Stderr, "tandem: %v\n", err)
+	return 1
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tandem",
+		Short: "Fault-tolerant virtual machines by deterministic replay",
+		Long: "tandem runs a virtual machine twice, on two hosts, in virtual lockstep. When a host dies\n" +
+			"the other copy carries on from the same instruction: TCP connections stay open, no\n" +
+			"acknowledged write is lost, and the guest knows nothing of it.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
+	})
+	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
+		replicaCommand(), demoCommand(), versionCommand())
+	return root
+}
+
+// args checks the number of arguments as usage.
+func args(min, max int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, a []string) error {
+		if len(a) < min || len(a) > max {
+			return usageError{fmt.Errorf("%s needs %s; see %s --help", c.CommandPath(), what, c.CommandPath())}
+		}
+		return nil
+	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			commit := "unknown"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						commit = s.Value
+					}
+				}
+			}
+			fmt.Fprintf(c.OutOrStdout(), "tandem, machine version %d, commit %s\n", machine.Version, commit)
+			return nil
+		},
+	}
+}

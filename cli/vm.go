@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"tandem/host/filedisk"
+	"tandem/host/netswitch"
+	"tandem/host/site"
+	"tandem/image"
+	"tandem/machine"
+	"tandem/machine/loader"
+)
+
+// vmFlags describe a virtual machine on the command line.
+type vmFlags struct {
+	cpus     int
+	memory   string
+	mmu      string
+	kernel   string
+	initrd   string
+	append   string
+	firmware string
+	elf      string
+	disks    []string
+	network  string
+	forwards []string
+	name     string
+}
+
+func (v *vmFlags) add(f *pflag.FlagSet) {
+	f.IntVar(&v.cpus, "cpus", 1, "number of harts")
+	f.StringVarP(&v.memory, "memory", "m", "512M", "guest memory, in bytes or with K, M or G")
+	f.StringVar(&v.mmu, "mmu", "sv57", "largest address translation mode: sv39, sv48 or sv57")
+	f.StringVar(&v.kernel, "kernel", "", "Linux Image to boot")
+	f.StringVar(&v.initrd, "initrd", "", "initial RAM disk")
+	f.StringVar(&v.append, "append", "", "kernel command line")
+	f.StringVar(&v.firmware, "firmware", "", "OpenSBI or U-Boot to start in M-mode")
+	f.StringVar(&v.elf, "elf", "", "bare-metal ELF program to run in M-mode")
+	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
+	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
+	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
+	f.StringVar(&v.name, "name", "vm", "name of the VM; its MAC address follows from it")
+}
+
+// vm is what the flags come to.
+type vm struct {
+	config  machine.Config
+	slots   []site.Slot
+	program loader.Program // of --elf
+}
+
+// build reads the files and lays out the machine.
+func (v *vmFlags) build(img *image.Image) (vm, error) {
+	var out vm
+	ram, err := parseSize(v.memory)
+	if err != nil {
+		return out, usageError{fmt.Errorf("--memory %s: %w", v.memory, err)}
+	}
+	levels := map[string]int{"sv39": 3, "sv48": 4, "sv57": 5}[v.mmu]
+	if levels == 0 {
+		return out, usageError{fmt.Errorf("--mmu %s: choose sv39, sv48 or sv57", v.mmu)}
+	}
+	seed := make([]byte, 64)
+	rand.Read(seed)
+	out.config = machine.Config{Harts: v.cpus, RAM: ram, Levels: levels, Wall: uint64(time.Now().UnixNano()), Seed: seed, Append: v.append}
+	disks := v.disks
+	if img != nil {
+		v.kernel, v.initrd = orElse(v.kernel, img.Kernel), orElse(v.initrd, img.Initrd)
+		out.config.Append = strings.TrimSpace(img.Append + " " + v.append)
+		disks = append([]string{img.Disk}, disks...)
+	}
+	if err := v.boot(&out); err != nil {
+		return out, err
+	}
+	for i, d := range disks {
+		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i)); err != nil {
+			return out, err
+		}
+	}
+	if v.elf == "" {
+		if err := v.addNetwork(&out); err != nil {
+			return out, err
+		}
+		out.add(machine.Device{Kind: machine.RNGDevice}, site.Slot{})
+	}
+	return out, nil
+}
+
+// boot chooses what the machine starts from.
+func (v *vmFlags) boot(out *vm) error {
+	read := func(path string) (b []byte, err error) {
+		if path != "" {
+			b, err = os.ReadFile(path)
+		}
+		return b, err
+	}
+	kernel, err1 := read(v.kernel)
+	initrd, err2 := read(v.initrd)
+	firmware, err3 := read(v.firmware)
+	elf, err4 := read(v.elf)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return err
+	}
+	var err error
+	name := v.kernel
+	switch ram := out.config.RAM; {
+	case v.elf != "":
+		name = v.elf
+		out.program, err = loader.ELF(ram, elf)
+		out.config.Boot = out.program.Boot
+	case v.firmware != "":
+		name = v.firmware
+		out.config.Boot, err = loader.Firmware(ram, firmware, kernel, initrd)
+	case v.kernel != "":
+		out.config.Boot, err = loader.Kernel(ram, kernel, initrd)
+	default:
+		return usageError{errors.New("nothing to boot: give an IMAGE, --kernel, --firmware or --elf")}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+func (o *vm) add(d machine.Device, s site.Slot) {
+	o.config.Devices = append(o.config.Devices, d)
+	o.slots = append(o.slots, s)
+}
+
+func (o *vm) addDisk(url, serial string) error {
+	size, err := diskSize(url)
+	if err != nil {
+		return err
+	}
+	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url})
+	return nil
+}
+
+func (v *vmFlags) addNetwork(o *vm) error {
+	if v.network == "none" {
+		return nil
+	}
+	mac := site.MAC(v.name, len(o.slots))
+	slot := site.Slot{Network: v.network, MAC: mac}
+	for _, f := range v.forwards {
+		fw, err := parseForward(f, site.GuestAddress())
+		if err != nil {
+			return usageError{err}
+		}
+		slot.Forwards = append(slot.Forwards, fw)
+	}
+	if len(v.forwards) > 0 && v.network != "user" {
+		return usageError{errors.New("--forward is for --network user; a switch has forwards of its own")}
+	}
+	o.add(machine.Device{Kind: machine.NetDevice, MAC: mac}, slot)
+	return nil
+}
+
+// diskSize asks a disk for its size.
+func diskSize(url string) (uint64, error) {
+	if strings.HasPrefix(url, "nbd") && strings.Contains(url, "://") {
+		return nbdSize(url)
+	}
+	f, err := filedisk.OpenFile(url, true)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.Size(), nil
+}
+
+// parseForward reads HOST:PORT:GUESTPORT.
+func parseForward(s string, guest netip.Addr) (netswitch.Forward, error) {
+	bad := fmt.Errorf("forward %q: want HOST:PORT:GUESTPORT, for instance 127.0.0.1:8080:80", s)
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return netswitch.Forward{}, bad
+	}
+	if _, _, err := net.SplitHostPort(s[:i]); err != nil {
+		return netswitch.Forward{}, bad
+	}
+	port, err := strconv.ParseUint(s[i+1:], 10, 16)
+	if err != nil || port == 0 {
+		return netswitch.Forward{}, bad
+	}
+	return netswitch.Forward{Host: s[:i], Guest: netip.AddrPortFrom(guest, uint16(port))}, nil
+}
+
+// parseSize reads bytes with an optional K, M, G or T, powers of 1024.
+func parseSize(s string) (uint64, error) {
+	shift := 0
+	num := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(s), "B"), "I")
+	if n := len(num); n > 0 {
+		if i := strings.IndexByte("KMGT", num[n-1]); i >= 0 {
+			shift, num = 10*(i+1), num[:n-1]
+		}
+	}
+	v, err := strconv.ParseUint(num, 10, 63-40)
+	if shift == 0 {
+		v, err = strconv.ParseUint(num, 10, 63)
+	}
+	if err != nil {
+		return 0, errors.New("want a number of bytes, for instance 512M or 1G")
+	}
+	return v << shift, nil
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"tandem/ft"
+	"tandem/machine/event"
+	"tandem/migrate"
+	"tandem/replay"
+	"tandem/world"
+)
+
+// Packets of the channel begin with a byte that says what follows: a message of
+// package ft, a part of a clone, or the clone's last part behind the Seq of the
+// last entry that the machine contains (8 bytes, little-endian).
+const (
+	packetMessage = 0
+	packetPart    = 1
+	packetLast    = 2
+)
+
+// cloneBacklog is how many bytes of a clone wait for the network at most.
+const cloneBacklog = 8 << 20
+
+var codec = ft.Codec{Append: replay.AppendBatch, Read: replay.ReadBatch}
+
+func (r *Replica) sendMessage(m ft.Message) {
+	b, err := ft.AppendMessage([]byte{packetMessage}, m, codec)
+	if err != nil {
+		r.fail(fmt.Errorf("encode a message for the peer: %w", err))
+		return
+	}
+	r.stats.LogBytes += uint64(len(b))
+	r.w.Channel.Send(b)
+}
+
+// drainChannel takes in all that arrived, before the detector judges.
+func (r *Replica) drainChannel() {
+	if r.w.Channel == nil {
+		return
+	}
+	for r.done == nil {
+		ev, ok := r.w.Channel.Recv()
+		if !ok {
+			return
+		}
+		r.now = r.clock()
+		switch ev.Kind {
+		case world.Connected:
+			r.connected()
+		case world.Packet:
+			r.packet(ev.Data)
+		case world.Datagram:
+			r.heartbeat(ev.Data)
+		case world.Disconnected:
+			r.disconnected(ev.Err)
+		case world.Unreachable:
+			if r.p != nil {
+				r.p.Unreachable(r.now)
+			} else if r.b != nil {
+				r.b.Unreachable(r.now)
+			}
+		}
+		r.act()
+	}
+}
+
+func (r *Replica) connected() {
+	r.linked = true
+	r.key = r.w.Channel.Key()
+	switch {
+	case r.b != nil:
+		r.b.Connected(r.now)
+	case r.p != nil && r.p.State() == ft.Solo:
+		r.attach()
+	case r.p != nil:
+		r.p.Connected(r.now)
+	}
+}
+
+// attach begins to make a backup of whoever connected.
+func (r *Replica) attach() {
+	source, err := migrate.NewSource(r.m)
+	if err == nil {
+		err = r.p.Attach(r.now, r.session(), r.m.Step())
+	}
+	if err != nil {
+		r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
+		r.w.Channel.Hangup()
+		return
+	}
+	r.source = source
+	seq, _ := r.rec.Executed()
+	r.report(Event{Kind: CloneBegan, Seq: seq})
+	r.p.Connected(r.now)
+}
+
+func (r *Replica) disconnected(err error) {
+	r.linked, r.source = false, nil
+	if err != nil {
+		r.report(Event{Kind: Trouble, Text: "the logging channel ended: " + err.Error()})
+	}
+	switch {
+	case r.p != nil:
+		r.p.Disconnected(r.now)
+	case r.b != nil:
+		r.b.Disconnected(r.now)
+	}
+}
+
+func (r *Replica) heartbeat(b []byte) {
+	h, err := ft.DecodeHeartbeat(b, &r.key)
+	if err != nil {
+		return // anybody can send a datagram
+	}
+	if r.p != nil {
+		r.p.Heartbeat(r.now, h)
+	} else if r.b != nil {
+		r.b.Heartbeat(r.now, h)
+	}
+}
+
+func (r *Replica) packet(b []byte) {
+	var err error
+	switch {
+	case len(b) == 0:
+		err = errors.New("an empty packet")
+	case b[0] == packetMessage:
+		err = r.message(b[1:])
+	case r.b != nil && b[0] == packetPart:
+		err = r.clonePart(b[1:])
+	case r.b != nil && b[0] == packetLast && len(b) > 8:
+		err = r.cloneLast(event.Seq(binary.LittleEndian.Uint64(b[1:])), b[9:])
+	default:
+		err = fmt.Errorf("a packet of kind %d", b[0])
+	}
+	if err == nil {
+		return
+	}
+	err = fmt.Errorf("the peer sent what can't be used: %w", err)
+	switch {
+	case r.b != nil && r.rep == nil, r.b == nil && r.p == nil:
+		r.fail(err)
+	default: // the protocol decides what the end of the channel means
+		r.w.Channel.Hangup()
+		r.disconnected(err)
+	}
+}
+
+func (r *Replica) message(b []byte) error {
+	m, err := ft.DecodeMessage(b, codec)
+	if err != nil {
+		return err
+	}
+	if hello, ok := m.(ft.Hello); ok && r.p == nil && r.b == nil {
+		// The primary speaks first: only now is it known which epoch it owns.
+		if r.b, err = ft.NewBackup(r.now, r.cfg.FT, hello.Epoch-1); err != nil {
+			return err
+		}
+		r.b.Connected(r.now)
+	}
+	switch {
+	case r.p != nil:
+		r.p.Receive(r.now, m)
+	case r.b != nil:
+		r.b.Receive(r.now, m)
+	}
+	return nil
+}
+
+// sendClone queues as many parts as the network takes, and reports whether the
+// machine must still stand still.
+func (r *Replica) sendClone() (busy bool) {
+	if r.source == nil {
+		return false
+	}
+	// One part a turn, so that heartbeats go on.
+	if r.w.Channel.Backlog() < cloneBacklog {
+		part, ok := r.source.Next()
+		if ok {
+			done, of := r.source.Progress()
+			if done < of {
+				r.w.Channel.Send(append([]byte{packetPart}, part...))
+				return true
+			}
+			return r.sendState(part)
+		}
+	}
+	return true
+}
+
+// sendState sends the rest: the state, whose last part is behind the Seq.
+func (r *Replica) sendState(part []byte) (busy bool) {
+	for {
+		next, ok := r.source.Next()
+		if !ok {
+			break
+		}
+		r.w.Channel.Send(append([]byte{packetPart}, part...))
+		part = next
+	}
+	seq, _ := r.rec.Executed()
+	head := binary.LittleEndian.AppendUint64([]byte{packetLast}, uint64(seq))
+	r.w.Channel.Send(append(head, part...))
+	r.source = nil
+	r.report(Event{Kind: CloneSent, Seq: seq})
+	return false
+}
+
+func (r *Replica) clonePart(part []byte) error {
+	if r.target == nil {
+		if r.rep != nil {
+			return errors.New("a second clone")
+		}
+		target, err := migrate.NewTarget(r.w.RAM)
+		if err != nil {
+			return err
+		}
+		r.target = target
+	}
+	_, err := r.target.Part(part)
+	return err
+}
+
+// cloneLast completes the machine and begins to replay.
+func (r *Replica) cloneLast(seq event.Seq, part []byte) error {
+	if r.target == nil {
+		return errors.New("the end of a clone that never began")
+	}
+	m, err := r.target.Part(part)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		return errors.New("the clone is not whole")
+	}
+	r.m, r.target = m, nil
+	r.rep = replay.NewReplayer(m, seq, m.LastOutput())
+	r.rep.Applied = r.applied
+	r.pace.start(m, r.now)
+	return r.b.Loaded(r.now, seq, m.Step())
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"fmt"
+
+	"tandem/ft"
+	"tandem/machine/event"
+	"tandem/world"
+)
+
+// Bounds of what is taken in within one turn.
+const (
+	maxFramesPerEntry = 64
+	maxConsoleBytes   = 4096
+)
+
+// turnPrimary runs the protocol, takes inputs and runs the machine.
+func (r *Replica) turnPrimary() (next ft.Time) {
+	r.p.Tick(r.now)
+	r.act()
+	if r.done != nil {
+		return r.now
+	}
+	if err := r.fencedOut(); err != nil {
+		r.fail(err)
+		return r.now
+	}
+	if r.sendClone() {
+		return r.now
+	}
+	if r.p.Status().Wait != "" {
+		return r.p.Deadline() // an acknowledgement wakes it
+	}
+	if r.now < r.resumeAt {
+		return min(r.resumeAt, r.p.Deadline())
+	}
+	r.takeInputs()
+	r.act()
+	if r.done == nil && !r.idle && r.p.Status().Wait == "" {
+		r.runSlice()
+	}
+	return r.nextTurn()
+}
+
+// nextTurn is when there is something to do again if nothing arrives.
+func (r *Replica) nextTurn() ft.Time {
+	if !r.idle {
+		return max(r.now, r.resumeAt)
+	}
+	next := r.p.Deadline()
+	if t, ok := r.m.NextTimer(); ok {
+		next = min(next, r.pace.hostTime(t))
+	}
+	return next
+}
+
+// fencedOut notices that a newer epoch has shut this copy out of its disk.
+func (r *Replica) fencedOut() error {
+	for i, d := range r.devices.Disks {
+		if d != nil && d.Fenced() {
+			return fmt.Errorf("the disk in slot %d is fenced: another copy of the VM went live", i)
+		}
+	}
+	return nil
+}
+
+// record writes an entry at the step that the machine has reached, and takes
+// what it emits.
+func (r *Replica) record(in event.Input) {
+	if r.done != nil {
+		return
+	}
+	if err := r.rec.Record(in, true); err != nil {
+		r.fail(fmt.Errorf("record %T: %w", in, err))
+		return
+	}
+	r.collect()
+}
+
+// append is the Recorder's sink.
+func (r *Replica) append(e event.Entry) {
+	r.stats.Entries++
+	if r.cfg.Sink != nil && r.sinkErr == nil {
+		if r.sinkErr = r.cfg.Sink(e); r.sinkErr != nil {
+			r.report(Event{Kind: Trouble, Text: "recording stopped: " + r.sinkErr.Error()})
+		}
+	}
+	if r.p != nil {
+		if err := r.p.Append(r.now, e); err != nil {
+			r.report(Event{Kind: Trouble, Text: err.Error()})
+		}
+	}
+}
+
+// takeInputs records what arrived for the machine. One that waits is told the
+// time first.
+func (r *Replica) takeInputs() {
+	r.wake(r.timerDue())
+	for slot, d := range r.devices.Disks {
+		for d != nil && r.done == nil {
+			done, ok := d.Poll()
+			if !ok {
+				break
+			}
+			done.Device = event.DeviceID(slot)
+			r.wake(true)
+			r.record(done)
+		}
+	}
+	for slot, n := range r.devices.Networks {
+		if n != nil {
+			r.takeFrames(event.DeviceID(slot), n)
+		}
+	}
+	if b := r.w.Terminal.Read(); len(b) > 0 {
+		r.wake(true)
+		r.record(event.ConsoleIn{Device: event.UART, Data: b[:min(len(b), maxConsoleBytes)]})
+	}
+	r.answerEntropy()
+	r.tellTime()
+}
+
+func (r *Replica) timerDue() bool {
+	t, ok := r.m.NextTimer()
+	return r.idle && ok && r.now >= r.pace.hostTime(t)
+}
+
+// wake ends the machine's wait: before anything else it learns the time.
+func (r *Replica) wake(due bool) {
+	if due && r.idle {
+		r.idle = false
+		r.record(r.pace.wake(r.m, r.now))
+	}
+}
+
+// tellTime writes the entry that keeps a busy guest's clock, and so the backup,
+// going: at least every 2 ms.
+func (r *Replica) tellTime() {
+	if !r.idle && r.pace.due(r.m, r.now) {
+		r.record(r.pace.tick(r.m, r.now))
+	}
+}
+
+func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
+	var frames []event.Frame
+	for len(frames) < maxFramesPerEntry {
+		f, ok := n.Recv()
+		if !ok {
+			break
+		}
+		frames = append(frames, f)
+	}
+	if len(frames) == 0 {
+		return
+	}
+	if frames = r.fit(slot, frames); len(frames) > 0 {
+		r.wake(true)
+		r.record(event.Frames{Device: slot, Frames: frames})
+	}
+}
+
+func (r *Replica) answerEntropy() {
+	for _, q := range r.entropy {
+		b := make([]byte, q.Length)
+		r.w.Entropy.Fill(b)
+		r.wake(true)
+		r.record(event.Entropy{Device: q.Device, ID: q.ID, Data: b})
+	}
+	r.entropy = nil
+}
+
+// runSlice lets the machine execute, and hashes it now and then.
+func (r *Replica) runSlice() {
+	before := r.now
+	stop, err := r.rec.Run(r.m.Step() + r.cfg.Slice)
+	r.collect()
+	if err != nil {
+		r.fail(fmt.Errorf("run the machine: %w", err))
+		return
+	}
+	r.now = r.clock()
+	switch stop {
+	case event.StopIdle:
+		r.idle = true
+	case event.StopClock:
+		r.record(r.pace.tick(r.m, r.now))
+	}
+	if r.now >= r.nextHash && r.m.Step() != r.hashStep {
+		r.rec.RecordHash(true)
+		r.hashStep, r.nextHash = r.m.Step(), r.now+r.cfg.HashEvery
+	}
+	if share := r.p.Status().Share; share < ft.FullShare {
+		r.resumeAt = r.now + (r.now-before)*ft.Time(ft.FullShare-share)/ft.Time(share)
+	}
+}
+
+// collect takes what the machine emitted: requests go to the world at once,
+// external outputs are held.
+func (r *Replica) collect() {
+	seq, _ := r.rec.Executed()
+	for _, o := range r.rec.Outputs() {
+		r.stats.Outputs++
+		switch body := o.Body.(type) {
+		case event.EntropyRequest:
+			r.entropy = append(r.entropy, body)
+			continue
+		case event.DiskRequest:
+			if !o.External() && !r.behindHeld(body) {
+				r.submit(body)
+				continue
+			}
+		}
+		r.held = append(r.held, o)
+		if o.External() {
+			r.hold(o, seq)
+		}
+	}
+	r.act()
+}
+
+func (r *Replica) hold(o event.Output, mark event.Seq) {
+	_, exit := o.Body.(event.Exit)
+	if err := r.p.Hold(r.now, ft.Output{ID: o.ID, Mark: mark, Size: outputSize(o.Body), Exit: exit}); err != nil {
+		r.report(Event{Kind: Trouble, Text: err.Error()})
+	}
+}
+
+func outputSize(b event.OutputBody) int {
+	const overhead = 128
+	switch b := b.(type) {
+	case event.FrameOut:
+		return overhead + len(b.Frame.Data)
+	case event.DiskRequest:
+		return overhead + len(b.Data)
+	case event.ConsoleOut:
+		return overhead + len(b.Data)
+	}
+	return overhead
+}
+
+// behindHeld reports whether a request that is not external must wait for a
+// held one: a read of what a held write will change.
+func (r *Replica) behindHeld(q event.DiskRequest) bool {
+	if q.Op != event.DiskRead {
+		return false
+	}
+	for _, o := range r.held {
+		w, ok := o.Body.(event.DiskRequest)
+		if ok && w.Device == q.Device && w.Offset < q.Offset+q.Length && q.Offset < w.Offset+w.Length {
+			return true
+		}
+	}
+	return false
+}
+
+// release lets outputs go, in order, and what waited behind them.
+func (r *Replica) release(last event.OutputID) {
+	n := 0
+	for n < len(r.held) && (r.held[n].ID <= last || !r.held[n].External()) {
+		r.emit(r.held[n])
+		r.held[n] = event.Output{}
+		n++
+	}
+	if r.held = r.held[n:]; len(r.held) == 0 {
+		r.held = nil
+	}
+}
+
+func (r *Replica) emit(o event.Output) {
+	switch body := o.Body.(type) {
+	case event.FrameOut:
+		if n := r.devices.Networks[body.Device]; n != nil {
+			n.Send(body.Frame)
+		}
+	case event.DiskRequest:
+		r.submit(body)
+	case event.ConsoleOut:
+		r.w.Terminal.Write(body.Offset, body.Data)
+	case event.Exit:
+		r.exit = &body
+		r.report(Event{Kind: GuestExit, Text: fmt.Sprintf("exit code %d", body.Code)})
+	}
+}
+
+func (r *Replica) submit(q event.DiskRequest) {
+	if d := r.devices.Disks[q.Device]; d != nil {
+		d.Submit(q)
+	}
+}
+
+// reissue begins again all disk I/O whose outcome is not known (paper §3.4), and
+// answers what else the machine waits for.
+func (r *Replica) reissue() {
+	for _, q := range r.m.PendingDisk() {
+		r.submit(q)
+	}
+	r.entropy = r.m.PendingEntropy()
+}

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package replica is one copy of one VM: it joins a machine, its recorder or
+// replayer, the protocol of package ft and a clone in progress, against a world.
+//
+//	       frames, disks, console            frames, disks, console
+//	             ▲ │                               ▲ (only when live)
+//	    Release  │ ▼ Record                        │
+//	┌────────────┴───────────┐   channel   ┌───────┴────────────────┐
+//	│ primary: Recorder ─ ft ├────────────►│ ft ─ Replayer : backup │
+//	└───────────┬────────────┘◄────────────┤           │            │
+//	         machine            acks       └────────machine─────────┘
+//
+// A replica is a single loop of turns. A turn drains what arrived, lets the
+// protocol decide, runs the machine for a slice of steps and hands on what the
+// slice gave rise to. Turn never waits; it says when it wants to be called again.
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"tandem/ft"
+	"tandem/machine"
+	"tandem/machine/event"
+	"tandem/migrate"
+	"tandem/replay"
+	"tandem/world"
+)
+
+// Config is how a replica runs.
+type Config struct {
+	FT ft.Config
+	// Slice is the number of steps between two looks at the world. It bounds the
+	// delay of an acknowledgement and of an input.
+	Slice event.Step
+	// HashEvery is the time between two hash entries of a machine that runs.
+	HashEvery ft.Time
+	// Sink, if set, is given each entry of the log: a recording.
+	Sink func(event.Entry) error
+	// Report is told what happens.
+	Report func(Event)
+}
+
+// DefaultConfig returns the values of the product but for the identities in FT.
+func DefaultConfig() Config {
+	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond}
+}
+
+// World is what a replica runs against. Channel is nil for a VM without a backup.
+type World struct {
+	Clock    world.Clock
+	Entropy  world.Entropy
+	Channel  world.Channel
+	Site     world.Site
+	Terminal world.Terminal
+	// RAM supplies zeroed guest memory, for a backup.
+	RAM func(size uint64) ([]byte, error)
+}
+
+// Event is something that people want to know.
+type Event struct {
+	At   ft.Time
+	Kind EventKind
+	Text string
+	From ft.State // of StateChanged
+	To   ft.State
+
+	Epoch event.Epoch
+	Seq   event.Seq
+	Step  event.Step
+}
+
+// EventKind is the kind of an Event.
+type EventKind string
+
+const (
+	StateChanged EventKind = "state"
+	CloneBegan   EventKind = "clone-began"
+	CloneSent    EventKind = "clone-sent"
+	WentLive     EventKind = "live"
+	Drain        EventKind = "drain"
+	Trouble      EventKind = "trouble"
+	GuestExit    EventKind = "exit"
+)
+
+// Replica is one copy of a VM.
+type Replica struct {
+	cfg Config
+	w   World
+	now ft.Time
+
+	m    *machine.Machine
+	rec  *replay.Recorder // of a primary
+	rep  *replay.Replayer // of a backup
+	p    *ft.Primary
+	b    *ft.Backup
+	pace pace
+
+	devices world.Devices
+	held    []event.Output // external outputs emitted and not known to have left, and what waits behind them
+	entropy []event.EntropyRequest
+	idle    bool // the machine waits for an input or its timer
+	sinkErr error
+
+	source *migrate.Source // clone being sent
+	target *migrate.Target // clone arriving
+
+	claim, fence pendingQuestion
+	linked       bool // the channel is connected
+	key          ft.Key
+	nextHash     ft.Time
+	hashStep     event.Step
+	resumeAt     ft.Time // the CPU share is used up until then
+	exit         *event.Exit
+	done         error // why the replica ended; nil while it runs
+	stats        Stats
+}
+
+// Stats counts what went by, for metrics.
+type Stats struct {
+	LogBytes  uint64 // sent on the channel for the log, with its messages
+	Entries   uint64
+	Outputs   uint64
+	Failovers uint64
+}
+
+// ErrEnded is returned by Err once the VM has ended by itself.
+var ErrEnded = errors.New("the VM has ended")
+
+// ErrHalted is wrapped by Err once this copy has ended and another may go on.
+var ErrHalted = errors.New("this copy has halted")
+
+// NewPrimary returns the replica of a machine that starts, or was restored, as
+// the owner of an epoch whose devices are open.
+func NewPrimary(cfg Config, w World, m *machine.Machine, owned event.Epoch, devices world.Devices) (*Replica, error) {
+	r := &Replica{cfg: cfg, w: w, m: m, devices: devices}
+	r.now = r.clock()
+	p, err := ft.NewPrimary(r.now, cfg.FT, owned, 0, m.Step(), m.LastOutput())
+	if err != nil {
+		return nil, err
+	}
+	r.p = p
+	r.rec = replay.NewRecorder(m, 0, m.LastOutput(), r.append)
+	r.pace.start(m, r.now)
+	r.reissue()
+	return r, nil
+}
+
+// NewBackup returns a replica that waits for its primary to connect and to send
+// its machine.
+func NewBackup(cfg Config, w World) (*Replica, error) {
+	if err := cfg.FT.Validate(); err != nil {
+		return nil, err
+	}
+	r := &Replica{cfg: cfg, w: w}
+	r.now = r.clock()
+	return r, nil
+}
+
+func (r *Replica) clock() ft.Time { return ft.Time(r.w.Clock.Now()) }
+
+// Err returns why the replica has ended: ErrEnded, an error that wraps
+// ErrHalted, or nil while it runs.
+func (r *Replica) Err() error { return r.done }
+
+// ExitCode is the guest's, once it has left by ErrEnded.
+func (r *Replica) ExitCode() int {
+	if r.exit == nil {
+		return 0
+	}
+	return r.exit.Code
+}
+
+// Machine returns the copy's machine, nil while a backup has none.
+func (r *Replica) Machine() *machine.Machine { return r.m }
+
+// Status returns the protocol's view.
+func (r *Replica) Status() ft.Status {
+	switch {
+	case r.p != nil:
+		return r.p.Status()
+	case r.b != nil:
+		return r.b.Status()
+	}
+	return ft.Status{State: ft.Receiving}
+}
+
+// Stats returns the counts so far.
+func (r *Replica) Stats() Stats { return r.stats }
+
+// PowerOff pulls the plug on the VM: both copies end (paper §3.3).
+func (r *Replica) PowerOff() {
+	if r.p != nil && r.done == nil {
+		r.record(event.Control{Op: event.PowerOff})
+		r.act()
+	}
+}
+
+// Turn does what there is to do now and returns when it wants to be called again
+// at the latest, at once if that is not in the future.
+func (r *Replica) Turn() (next ft.Time, ended bool) {
+	r.now = r.clock()
+	r.drainChannel()
+	r.pollQuestions()
+	switch {
+	case r.done != nil:
+	case r.p != nil:
+		next = r.turnPrimary()
+	case r.b != nil:
+		next = r.turnBackup()
+	default:
+		next = ft.Never
+	}
+	r.act()
+	r.flush()
+	return next, r.done != nil
+}
+
+func (r *Replica) flush() {
+	for _, n := range r.devices.Networks {
+		if n != nil {
+			n.Flush()
+		}
+	}
+	if r.w.Channel != nil {
+		r.w.Channel.Flush()
+	}
+}
+
+func (r *Replica) report(e Event) {
+	e.At = r.now
+	if r.m != nil {
+		e.Step = r.m.Step()
+	}
+	if r.cfg.Report != nil {
+		r.cfg.Report(e)
+	}
+}
+
+// act carries out what the protocol decided, until it has nothing more to say.
+func (r *Replica) act() {
+	for r.done == nil {
+		var list []ft.Action
+		switch {
+		case r.p != nil:
+			list = r.p.Actions()
+		case r.b != nil:
+			list = r.b.Actions()
+		}
+		if len(list) == 0 {
+			return
+		}
+		for _, a := range list {
+			r.do(a)
+		}
+	}
+}
+
+func (r *Replica) do(a ft.Action) {
+	switch a := a.(type) {
+	case ft.Send:
+		r.sendMessage(a.Message)
+	case ft.Beat:
+		r.w.Channel.Beat(ft.AppendHeartbeat(nil, a.Heartbeat, &r.key))
+	case ft.Hangup:
+		r.w.Channel.Hangup()
+		r.linked = false
+	case ft.Dial:
+		r.w.Channel.Redial()
+	case ft.Record:
+		for _, in := range a.Inputs {
+			r.record(in)
+		}
+	case ft.Release:
+		r.release(a.Last)
+	case ft.Apply:
+		if err := r.rep.Feed(a.Entries...); err != nil {
+			r.diverged(err)
+		}
+	case ft.Claim:
+		r.claim = pendingQuestion{epoch: a.Epoch, claim: r.w.Site.Claim(a.Epoch)}
+	case ft.Fence:
+		r.fence = pendingQuestion{epoch: a.Epoch, open: r.w.Site.Open(a.Epoch)}
+	case ft.GoLive:
+		r.goLive(a)
+	case ft.Changed:
+		r.changed(a)
+	}
+}
+
+func (r *Replica) changed(c ft.Changed) {
+	r.report(Event{Kind: StateChanged, From: c.From, To: c.To, Epoch: c.Epoch, Text: c.Why})
+	switch c.To {
+	case ft.Off:
+		r.done = ErrEnded
+	case ft.Halted:
+		r.done = fmt.Errorf("%w: %s", ErrHalted, c.Why)
+	case ft.Solo:
+		r.source = nil
+	case ft.Draining:
+		st := r.b.Status()
+		r.report(Event{Kind: Drain, Seq: st.Acked, Text: fmt.Sprintf("%d entries to execute", st.Acked-st.Backup.Executed)})
+	}
+}
+
+// fail ends this copy: something that it depends on has failed.
+func (r *Replica) fail(err error) {
+	r.report(Event{Kind: Trouble, Text: err.Error()})
+	switch {
+	case r.p != nil:
+		r.p.Fail(r.now, err.Error())
+	case r.b != nil:
+		r.b.Fail(r.now, err.Error())
+	default:
+		r.done = fmt.Errorf("%w: %w", ErrHalted, err)
+	}
+}
+
+// pendingQuestion is a claim or a fence that the world is busy with.
+type pendingQuestion struct {
+	epoch event.Epoch
+	claim world.Pending[bool]
+	open  world.Pending[world.Devices]
+}
+
+func (r *Replica) pollQuestions() {
+	if q := r.claim; q.claim != nil {
+		if won, err, ok := q.claim.Poll(); ok {
+			r.claim = pendingQuestion{}
+			r.claimed(q.epoch, won, err)
+		}
+	}
+	if q := r.fence; q.open != nil {
+		if devices, err, ok := q.open.Poll(); ok {
+			r.fence = pendingQuestion{}
+			if err == nil {
+				r.devices = devices
+			} else {
+				r.report(Event{Kind: Trouble, Text: "fencing older epochs: " + err.Error()})
+			}
+			r.b.Fenced(r.now, q.epoch, err)
+		}
+	}
+}
+
+func (r *Replica) claimed(epoch event.Epoch, won bool, err error) {
+	outcome := ft.Lost
+	switch {
+	case err != nil:
+		outcome = ft.Unknown
+		r.report(Event{Kind: Trouble, Text: "the arbiter can't be reached: " + err.Error()})
+	case won:
+		outcome = ft.Won
+	}
+	if r.p != nil {
+		r.p.Claimed(r.now, epoch, outcome)
+	} else {
+		r.b.Claimed(r.now, epoch, outcome)
+	}
+}
+
+// session is a number that this VM has not used before.
+func (r *Replica) session() uint64 {
+	var b [8]byte
+	r.w.Entropy.Fill(b[:])
+	return binary.LittleEndian.Uint64(b[:]) | 1
+}
