@@ -37,6 +37,7 @@ type vmFlags struct {
 	network  string
 	forwards []string
 	name     string
+	capacity uint64 // of disks that may not be asked, or 0
 }
 
 func (v *vmFlags) add(f *pflag.FlagSet) {
@@ -79,13 +80,15 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 	if img != nil {
 		v.kernel, v.initrd = orElse(v.kernel, img.Kernel), orElse(v.initrd, img.Initrd)
 		out.config.Append = strings.TrimSpace(img.Append + " " + v.append)
-		disks = append([]string{img.Disk}, disks...)
+		if img.Disk != "" {
+			disks = append([]string{img.Disk}, disks...)
+		}
 	}
 	if err := v.boot(&out); err != nil {
 		return out, err
 	}
 	for i, d := range disks {
-		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i)); err != nil {
+		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i), v.capacity); err != nil {
 			return out, err
 		}
 	}
@@ -139,20 +142,25 @@ func (o *vm) add(d machine.Device, s site.Slot) {
 	o.slots = append(o.slots, s)
 }
 
-func (o *vm) addDisk(url, serial string) error {
-	size, err := diskSize(url)
-	if err != nil {
-		return err
+func (o *vm) addDisk(url, serial string, size uint64) error {
+	if size == 0 {
+		var err error
+		if size, err = diskSize(url); err != nil {
+			return err
+		}
 	}
 	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url})
 	return nil
 }
 
+// networkIndex numbers a VM's network devices for their MAC addresses.
+const networkIndex = 0
+
 func (v *vmFlags) addNetwork(o *vm) error {
 	if v.network == "none" {
 		return nil
 	}
-	mac := site.MAC(v.name, len(o.slots))
+	mac := site.MAC(v.name, networkIndex)
 	slot := site.Slot{Network: v.network, MAC: mac}
 	for _, f := range v.forwards {
 		fw, err := parseForward(f, site.GuestAddress())

@@ -80,6 +80,25 @@
 // may be repeated, and TCP and disks absorb that (§2.2). PowerOff and Exit wait
 // like outputs; a backup that has executed one ends and never claims (§3.3).
 //
+// # Driving it
+//
+// A replica owns the machine, the sockets and the clock. One goroutine does
+//
+//	for {
+//		wait for a message, packet, answer, machine, or side.Deadline()
+//		now := clock()
+//		drain the sockets: Connected, Receive, Heartbeat, Unreachable, Disconnected
+//		run the machine a little:
+//			primary, if Status().Wait is empty: Append its entries, Hold its outputs
+//			backup: execute what Apply gave, then Executed
+//		side.Tick(now), if the deadline has come
+//		for each side.Actions(): carry it out, in order
+//	}
+//
+// with Actions taken after each call whose outcome can't wait (Receive of an Ack
+// releases outputs). now is read after the wait, never before: it is what tells a
+// stopped process that it was stopped.
+//
 // Differences from the paper: the lease (its primary trusts any acknowledgement);
 // epochs, so that the test-and-set needs no reset; a reset channel may be made
 // anew while neither side has decided to claim.

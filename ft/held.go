@@ -36,8 +36,8 @@ func (h *held) push(o Output) {
 // has ended with the last of it.
 func (h *held) pop(now Time, limit event.Seq) (exit bool) {
 	n := 0
-	for n < len(h.queue) && h.queue[n].Mark <= limit && !exit {
-		exit = h.queue[n].Exit
+	for n < len(h.queue) && h.queue[n].Mark <= limit {
+		exit = exit || h.queue[n].Exit
 		h.bytes -= h.queue[n].Size
 		n++
 	}

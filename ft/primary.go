@@ -21,7 +21,7 @@ var ErrState = errors.New("not now")
 //	                     ◄── Hello ──
 //	                     ── Entries … ──►
 //	                     ◄── Ready ──              Loaded: the snapshot is there
-//	holds outputs
+//	the lag is small: holds outputs,
 //	Record Released, Activate(e)
 //	opened               ── Entries ──►            Replaying: may claim e
 //	Protected            ◄── Ack ──
@@ -35,6 +35,11 @@ type Primary struct {
 	out  held
 	flow flow
 
+	start struct { // of the log: the place at Attach
+		seq  event.Seq
+		step event.Step
+	}
+	ready    bool      // the backup has loaded its snapshot
 	holding  bool      // outputs wait for the backup, from before Activate is recorded
 	activate event.Seq // the entry Activate(owned+1), once it is recorded
 	opened   bool      // it has been sent
@@ -70,9 +75,10 @@ func (p *Primary) Attach(now Time, session uint64, step event.Step) error {
 		return fmt.Errorf("attach a backup in state %s, session %d, at step %d: %w", p.state, session, step, ErrState)
 	}
 	p.session, p.met, p.step = session, false, step
+	p.start.seq, p.start.step = p.seq, step
 	p.log = newWindow(p.seq)
 	p.life, p.progress = detector{last: now}, detector{last: now}
-	p.beats.heard, p.lease, p.stamp, p.retryAfter = 0, 0, 0, 0
+	p.beats.heard, p.lease, p.stamp, p.retryAfter, p.ready = 0, 0, 0, 0, false
 	p.change(Syncing, "a backup was attached")
 	return nil
 }
@@ -82,8 +88,8 @@ func (p *Primary) Attach(now Time, session uint64, step event.Step) error {
 func (p *Primary) Detach(now Time, why string) { p.lost(now, why) }
 
 // HandOver changes the roles of a protected pair: the machine stops, the backup
-// executes the rest of the log and claims. If it dies in doing so this side
-// claims and goes on, otherwise it loses and halts.
+// executes the rest of the log and claims. If it dies before it has claimed, this
+// side claims and goes on; otherwise this side loses and halts.
 func (p *Primary) HandOver(now Time) error {
 	if p.state != Protected || p.leaving {
 		return fmt.Errorf("hand over in state %s: %w", p.state, ErrState)
@@ -112,6 +118,9 @@ func (p *Primary) halt(why string) {
 // Append takes entries that the recorder has written and the machine has applied.
 // An error is a broken invariant: this copy has halted.
 func (p *Primary) Append(now Time, entries ...event.Entry) error {
+	if p.state == Off || p.state == Halted {
+		return nil
+	}
 	for _, e := range entries {
 		if e.Seq != p.seq+1 || e.Step < p.step || e.Input == nil {
 			err := fmt.Errorf("entry %d at step %d can't follow entry %d at step %d", e.Seq, e.Step, p.seq, p.step)
@@ -154,14 +163,14 @@ func (p *Primary) control(now Time, seq event.Seq, c event.Control) {
 // appended. It may be released at once. An error is a broken invariant: this copy
 // has halted.
 func (p *Primary) Hold(now Time, o Output) error {
+	if p.state == Off || p.state == Halted {
+		return nil
+	}
 	if o.ID <= p.out.last || o.Mark < p.out.mark || o.Mark > p.seq {
 		err := fmt.Errorf("output %d marked by entry %d can't follow output %d marked by %d; the log ends at %d",
 			o.ID, o.Mark, p.out.last, p.out.mark, p.seq)
 		p.Fail(now, err.Error())
 		return err
-	}
-	if p.state == Halted || p.state == Off {
-		return nil
 	}
 	p.out.push(o)
 	p.pump(now)
@@ -174,7 +183,7 @@ func (p *Primary) limit(now Time) event.Seq {
 	switch {
 	case !p.holding:
 		return p.seq // no other side can claim
-	case p.paired() && p.agreed && !p.leaving && now < p.lease:
+	case p.paired() && !p.leaving && now < p.lease:
 		return p.log.group.acked
 	}
 	return 0
@@ -231,7 +240,7 @@ func (p *Primary) transmit(now Time, entries []event.Entry) {
 
 // stale reports whether outputs wait for nothing but a younger echo.
 func (p *Primary) stale(now Time) bool {
-	return p.agreed && p.holding && now >= p.lease &&
+	return p.paired() && p.agreed && p.holding && now >= p.lease &&
 		len(p.out.queue) > 0 && p.out.queue[0].Mark <= p.log.group.acked
 }
 
@@ -248,7 +257,7 @@ func (p *Primary) Connected(now Time) {
 		p.do(Hangup{})
 		return
 	}
-	p.connected(now, p.log.last, p.step)
+	p.connected(now, p.start.seq, p.start.step)
 }
 
 // Disconnected reports that the channel is broken, after all that came through it
@@ -284,7 +293,11 @@ func (p *Primary) Receive(now Time, m Message) {
 	case Hello:
 		err = p.greet(now, m)
 	case Ready:
-		err = p.open(now)
+		if p.ready || !p.agreed {
+			err = errors.New("it is ready, but nobody waits for it")
+		}
+		p.ready = true
+		p.steer(now)
 	case Ack:
 		err = p.ack(now, m)
 	case Bye:
@@ -319,15 +332,20 @@ func (p *Primary) greet(now Time, h Hello) error {
 	return nil
 }
 
-// open opens the next epoch for the backup, which can now do without us: from
-// here on outputs wait.
-func (p *Primary) open(now Time) error {
-	if !p.agreed || p.holding {
-		return errors.New("it says that it is ready, but nobody asked")
+// steer keeps the lag small once the backup executes. When it is, the next epoch
+// is opened: the backup can do without us, and would not take long.
+func (p *Primary) steer(now Time) {
+	if !p.ready || !p.paired() {
+		return
 	}
-	p.holding = true
-	p.do(Record{[]event.Input{p.out.note(), event.Control{Op: event.Activate, Arg: uint64(p.owned + 1)}}})
-	return nil
+	lag := p.log.lag()
+	if p.flow.control(now, lag, &p.cfg); p.holding {
+		return
+	}
+	if p.flow.stopped = false; lag < p.cfg.LagStop/2 {
+		p.holding = true // from here on outputs wait
+		p.do(Record{[]event.Input{p.out.note(), event.Control{Op: event.Activate, Arg: uint64(p.owned + 1)}}})
+	}
 }
 
 func (p *Primary) ack(now Time, a Ack) error {
@@ -347,11 +365,9 @@ func (p *Primary) ack(now Time, a Ack) error {
 		p.change(Protected, "the backup can go on from entry %d", p.activate)
 	}
 	p.release(now)
-	if p.paired() {
-		p.flow.control(now, p.log.lag(), &p.cfg)
-		p.ping(now)
-		p.pump(now)
-	}
+	p.steer(now)
+	p.ping(now)
+	p.pump(now)
 	return nil
 }
 
@@ -366,13 +382,13 @@ func (p *Primary) Tick(now Time) {
 	}
 	p.tick(now)
 	p.progress.run(now, p.cfg.MaxGap)
-	if len(p.log.records) == 0 {
-		p.progress.silence = 0
+	if !p.ready || len(p.log.records) == 0 {
+		p.progress.silence = 0 // nothing is asked of it
 	}
 	if p.judge(now); !p.paired() {
 		return
 	}
-	p.flow.control(now, p.log.lag(), &p.cfg)
+	p.steer(now)
 	if p.opened && p.out.count > 0 && now >= p.out.since+p.cfg.ReleasedAfter {
 		p.note(now)
 	}

@@ -21,11 +21,11 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 // Heartbeats, and acknowledgements that repeat the one before, are left out.
 //
 //	pair [key=duration …]   A is a protected primary, B its backup; keys are of Config
-//	start, attach B LOAD    the parts of that; the snapshot takes LOAD to load
+//	start [key=duration …], attach B LOAD    the parts of that; the snapshot takes LOAD to load
 //	run DURATION            time passes
 //	input A WORD [open]     an input, in an entry that ends its group unless open
 //	output A                an input to which the VM answers with an output
-//	exit A, poweroff A, handover A, detach A
+//	exit A, poweroff A, handover A, detach A, quit A
 //	chatter A               the VM computes and emits by itself from here on
 //	stop A, cont A          the process gets no CPU (SIGSTOP); goes on
 //	crash A, fail A         the process dies; its host loses power
@@ -164,6 +164,9 @@ func (d *driver) command(f []string) {
 		d.status()
 	case "start":
 		d.begin()
+		for _, kv := range f[1:] {
+			d.configure(kv)
+		}
 		d.w.start("A")
 	case "attach":
 		for _, r := range d.w.procs {
@@ -227,10 +230,14 @@ func (d *driver) on(r *proc, f []string) {
 		if err := r.p.HandOver(r.now()); err != nil {
 			fmt.Fprintf(&d.out, "      %v\n", err)
 		}
+	case "quit":
+		r.p.Fail(r.now(), "its disk has failed")
 	case "detach":
 		r.p.Detach(r.now(), "the operator asked for it")
 	case "chatter":
-		r.vm.chatty, r.peer.vm.chatty = true, true
+		if r.vm.chatty = true; r.peer != nil {
+			r.peer.vm.chatty = true
+		}
 	case "stop":
 		r.stopped = true
 	case "cont":

@@ -230,6 +230,38 @@ func TestUnreachableNeedsBoth(t *testing.T) {
 	}
 }
 
+// TestWrongSnapshot shows that a backup whose snapshot was not taken where its log
+// begins halts.
+func TestWrongSnapshot(t *testing.T) {
+	for _, at := range []struct {
+		seq  event.Seq
+		step event.Step
+	}{{1, 0}, {0, 1}} {
+		w := newWorld(scenarioConfig())
+		b := w.attach(w.start("A"), "B", 7, Second)
+		w.advance(10*Millisecond, nil)
+		if err := b.b.Loaded(b.now(), at.seq, at.step); err == nil || b.b.State() != Halted {
+			t.Errorf("entry %d, step %d: %v, it is %v", at.seq, at.step, err, b.b.State())
+		}
+	}
+}
+
+// TestReleasedEvery shows that the backup is told what has left after so many
+// outputs, however short the time.
+func TestReleasedEvery(t *testing.T) {
+	_, a, b := pair(t)
+	a.p.cfg.ReleasedEvery = 3
+	b.stopped = true
+	for range 3 {
+		a.record(event.ConsoleIn{Data: []byte("say")}, true)
+	}
+	a.p.Receive(a.now(), Ack{Received: a.seq, Progress: Progress{Executed: 2}, Echo: a.p.stamp})
+	actions := a.p.Actions()
+	if len(actions) != 2 || actions[1].(Record).Inputs[0] != (event.Released{Last: 3}) {
+		t.Errorf("%+v", actions)
+	}
+}
+
 // TestLateActivation shows that an Activate recorded for a backup that is gone
 // does not make a candidate of the next one.
 func TestLateActivation(t *testing.T) {
@@ -268,6 +300,22 @@ func TestBrokenInvariants(t *testing.T) {
 	}
 }
 
+// TestHaltedStaysHalted shows that nothing brings a copy that has ended back.
+func TestHaltedStaysHalted(t *testing.T) {
+	_, a, _ := pair(t)
+	a.p.Fail(a.now(), "broken")
+	a.p.Actions()
+	off := event.Entry{Seq: 3, GoLive: true, Input: event.Control{Op: event.PowerOff}}
+	if err := errors.Join(a.p.Append(a.now(), off), a.p.Hold(a.now(), Output{ID: 1, Mark: 2})); err != nil {
+		t.Error(err)
+	}
+	a.p.Claimed(a.now(), 2, Won)
+	a.p.Tick(Never)
+	if actions := a.p.Actions(); a.p.State() != Halted || len(actions) != 0 || a.p.Deadline() != Never {
+		t.Errorf("it is %v, %+v", a.p.State(), actions)
+	}
+}
+
 // TestNotNow shows that calls that the state forbids are refused and change nothing.
 func TestNotNow(t *testing.T) {
 	_, a, b := pair(t)
@@ -282,9 +330,23 @@ func TestNotNow(t *testing.T) {
 	}
 	a.p.Claimed(a.now(), 2, Won)
 	b.b.Claimed(b.now(), 2, Won)
+	b.b.Tick(b.now())
 	b.b.Fenced(b.now(), 2, nil)
 	if a.p.State() != Protected || b.b.State() != Replaying {
 		t.Errorf("answers that nobody waits for made A %v and B %v", a.p.State(), b.b.State())
+	}
+}
+
+// TestStaleAnswer shows that the arbiter's answer to another claim wins nothing.
+func TestStaleAnswer(t *testing.T) {
+	_, a, b := pair(t)
+	a.p.Detach(a.now(), "")
+	a.p.Claimed(a.now(), 1, Won)
+	b.b.Disconnected(b.now())
+	b.b.Unreachable(b.now())
+	b.b.Claimed(b.now(), 3, Won)
+	if a.p.State() != Claiming || b.b.State() != Claiming {
+		t.Errorf("A is %v, B is %v", a.p.State(), b.b.State())
 	}
 }
 

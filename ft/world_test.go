@@ -327,6 +327,9 @@ func (r *proc) step() {
 		s.Tick(now)
 	}
 	r.act()
+	if now := r.now(); r.p == nil && r.b.Deadline() <= now || r.p != nil && r.p.Deadline() <= now {
+		r.w.breach("%s would be ticked again and again", r.name)
+	}
 	if r.ended {
 		r.w.crash(r)
 	}

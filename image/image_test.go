@@ -268,12 +268,7 @@ func TestBuild(t *testing.T) {
 	if i.Append != defaultAppend || i.Manifest.KernelVersion != "6.1-riscv64" || i.Manifest.Release != "13.9" || len(i.Manifest.Packages) != 10 {
 		t.Errorf("manifest %+v", i.Manifest)
 	}
-	debugfs(t, i.Disk, "stats")
-	for _, fsck := range []string{"e2fsck", "/usr/sbin/e2fsck"} {
-		if out, err := exec.Command(fsck, "-fn", i.Disk).CombinedOutput(); err != nil && !errors.Is(err, exec.ErrNotFound) && !os.IsNotExist(err) {
-			t.Errorf("e2fsck: %v\n%s", err, out)
-		}
-	}
+	fsck(t, i.Disk)
 	for _, c := range []struct{ command, want string }{
 		{"cat /usr/bin/cat", "cat"},
 		{"stat /bin", `Fast link dest: "usr/bin"`},

@@ -40,20 +40,22 @@ type bars struct{ w io.Writer }
 func (b *bars) Note(text string) { fmt.Fprintln(b.w, text) }
 
 func (b *bars) Start(name string, total int64) Task {
-	return &bar{b: progressbar.NewOptions64(total,
+	p := progressbar.NewOptions64(total,
 		progressbar.OptionSetWriter(b.w),
 		progressbar.OptionSetDescription(name),
 		progressbar.OptionShowBytes(true),
 		progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionFullWidth(),
-	), w: b.w}
+	)
+	p.RenderBlank()
+	return &bar{b: p, total: total, w: b.w}
 }
 
 type bar struct {
-	mu  sync.Mutex
-	b   *progressbar.ProgressBar
-	sum int64
-	w   io.Writer
+	mu         sync.Mutex
+	b          *progressbar.ProgressBar
+	sum, total int64
+	w          io.Writer
 }
 
 func (t *bar) Add(n int64) {
@@ -66,7 +68,11 @@ func (t *bar) Add(n int64) {
 func (t *bar) Done() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.b.Exit()
+	if t.sum >= t.total {
+		t.b.Finish()
+	} else {
+		t.b.Exit() // leaves it as far as it came
+	}
 	fmt.Fprintln(t.w)
 }
 

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,7 +56,7 @@ const (
 	diagnosticsEvery    = time.Second            // of what strangers cause
 )
 
-// Link is a world.Channel. Its methods but Close belong to one goroutine.
+// Link is a world.Channel. Its methods belong to one goroutine.
 type Link struct {
 	cfg   Config
 	id    identity
@@ -75,8 +76,8 @@ type Link struct {
 	beat    *beat
 
 	mu         sync.Mutex
-	live       *conn // admitted, and not ended
-	lastBeat   *beat // of the connection admitted last
+	live       *conn   // admitted, and not ended
+	beats      []*beat // open; the last one is of the connection admitted last
 	handshakes []*net.TCPConn
 	diagnosed  time.Time
 }
@@ -239,6 +240,7 @@ func (l *Link) Hangup() {
 	}
 	l.current = nil
 	l.leave(c)
+	c.out.flush()
 	c.hangup()
 	l.inbox.refresh()
 }
@@ -260,7 +262,7 @@ func (l *Link) Close() error {
 		l.listener.Close()
 	}
 	l.mu.Lock()
-	live, last := l.live, l.lastBeat
+	live, beats := l.live, slices.Clone(l.beats)
 	for _, h := range l.handshakes {
 		h.Close()
 	}
@@ -269,11 +271,8 @@ func (l *Link) Close() error {
 		live.hangup()
 	}
 	l.inbox.close()
-	if last != nil {
-		last.close()
-	}
-	if l.beat != nil {
-		l.beat.close()
+	for _, b := range beats {
+		b.close()
 	}
 	l.wg.Wait()
 	return l.port.Close()

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -54,12 +53,6 @@ type sender struct {
 	closing bool     // say goodbye when all has left
 }
 
-func (s *sender) init(t *tls.Conn, sock *socket) {
-	s.tls, s.socket = t, sock
-	s.kick = make(chan struct{}, 1)
-	sock.goLive(s.rouse)
-}
-
 func (s *sender) rouse() {
 	select {
 	case s.kick <- struct{}{}:
@@ -78,7 +71,12 @@ func (s *sender) send(b []byte) {
 	s.waiting.Add(int64(len(b) + headSize))
 }
 
-func (s *sender) backlog() int { return int(s.waiting.Load() + s.socket.waiting.Load()) }
+func (s *sender) backlog() int {
+	if s.failed.Load() {
+		return 0
+	}
+	return int(s.waiting.Load() + s.socket.waiting.Load())
+}
 
 func (s *sender) flush() {
 	if len(s.pending) == 0 {
@@ -228,7 +226,6 @@ func (s *sender) fail() {
 	s.mu.Lock()
 	s.queue, s.first, s.taken = nil, 0, 0
 	s.mu.Unlock()
-	s.waiting.Store(0)
 }
 
 // socket is the TCP connection below TLS. Once it is live writes go to memory and
@@ -236,7 +233,7 @@ func (s *sender) fail() {
 type socket struct {
 	*net.TCPConn
 	raw     syscall.RawConn
-	waiting atomic.Int64 // len(records)
+	waiting atomic.Int64 // bytes of records, of those being written too
 
 	mu      sync.Mutex
 	live    bool
@@ -274,7 +271,7 @@ func (s *socket) Write(b []byte) (int, error) {
 		return 0, errDeaf
 	}
 	s.records = append(s.records, b...)
-	s.waiting.Store(int64(len(s.records)))
+	s.waiting.Add(int64(len(b)))
 	if !s.corked {
 		s.rouse()
 	}
@@ -296,7 +293,7 @@ func (s *socket) push() (left bool, err error) {
 		n, err = s.try(s.records)
 	}
 	s.records = append(s.records[:0], s.records[n:]...)
-	s.waiting.Store(int64(len(s.records)))
+	s.waiting.Add(int64(-n))
 	s.corked = false
 	return len(s.records) > 0, err
 }
@@ -339,5 +336,3 @@ func (s *socket) drain() error {
 		s.waiting.Add(int64(-len(b)))
 	}
 }
-
-var _ io.Writer = (*socket)(nil)

@@ -37,6 +37,12 @@ func TestZThroughput(t *testing.T){
 	g.echo(7)
 	c := dialHost(t, s.Addrs()[0])
 	n := 200<<20
+	go func(){ for range 4 { time.Sleep(4*time.Second); st:=s.gateway.stack.Stats().TCP; sg:=g.stack.Stats().TCP
+	println("gw: sent",st.SegmentsSent.Value(),"rexmt", st.Retransmits.Value(),"to", st.Timeouts.Value(),"fast", st.FastRetransmit.Value(),"rcvd",st.ValidSegmentsReceived.Value(),"inv",st.InvalidSegmentsReceived.Value(), "csum",st.ChecksumErrors.Value())
+	println("guest: sent",sg.SegmentsSent.Value(),"rexmt", sg.Retransmits.Value(),"to", sg.Timeouts.Value(),"fast", sg.FastRetransmit.Value(),"rcvd",sg.ValidSegmentsReceived.Value(),"inv",sg.InvalidSegmentsReceived.Value(), "csum",sg.ChecksumErrors.Value())
+	p:=g.net.(*Port); println("port dropped", p.Dropped(), p.in.dropped.Load()); for _, i := range s.Ports() { println(i.ID, i.Forwarded, i.Dropped) }
+	for _, q := range s.ports { println("server drop", q.out.dropped.Load())}
+	}}()
 	t0:=time.Now()
 	go c.Write(make([]byte,n))
 	io.CopyN(io.Discard,c,int64(n))

@@ -254,6 +254,17 @@ func operands(e encoding, w uint32) Inst {
 	return i
 }
 
+// Encoding returns the bits that are fixed in an operation's encoding: a word w
+// is one of op where w&mask == match. Both are 0 for Illegal.
+func Encoding(op Op) (match, mask uint32) {
+	for _, e := range table {
+		if e.op == op {
+			return e.match, e.mask
+		}
+	}
+	return 0, 0
+}
+
 // FormatOf returns the operand format of an operation.
 func FormatOf(op Op) Format { return formats[op] }
 

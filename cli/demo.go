@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/demo"
+	"tandem/image"
+)
+
+func demoCommand() *cobra.Command {
+	o := demo.Options{Out: os.Stdout}
+	var format, kill string
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "The whole story on this machine: a pair, a database, a kill, nothing lost",
+		Long: "Boots a stock Debian guest with Redis as a fault-tolerant pair, drives it over one TCP\n" +
+			"connection, kills the primary with SIGKILL, goes on and checks every acknowledged write.\n" +
+			"Ends with 1 if anything was lost.",
+		Args: args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if format != "text" && format != "json" {
+				return usageError{fmt.Errorf("--format %s: choose text or json", format)}
+			}
+			if kill != string(demo.KillPrimary) && kill != string(demo.KillBackup) {
+				return usageError{fmt.Errorf("--kill %s: choose primary or backup", kill)}
+			}
+			return runDemo(c, o, demo.Victim(kill), format, c.OutOrStdout())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Mirror, "mirror", "", "Debian mirror; default $TANDEM_MIRROR, then the host's apt configuration")
+	f.DurationVar(&o.Before, "before", 5*time.Second, "load before the kill")
+	f.DurationVar(&o.After, "after", 5*time.Second, "load after the kill")
+	f.StringVar(&o.Memory, "memory", "512M", "guest memory")
+	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary or backup")
+	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")
+	return c
+}
+
+func runDemo(c *cobra.Command, o demo.Options, kill demo.Victim, format string, out io.Writer) (err error) {
+	if o.Executable, err = os.Executable(); err != nil {
+		return err
+	}
+	o.Kill, o.Out = kill, out
+	o.Progress = image.NewProgress(os.Stderr)
+	sum, err := demo.Run(c.Context(), o)
+	if err != nil {
+		return err
+	}
+	sum.Print(out)
+	if format == "json" {
+		if err := sum.JSON(out); err != nil {
+			return err
+		}
+	}
+	if sum.Lost > 0 {
+		return fmt.Errorf("%d acknowledged writes were lost", sum.Lost)
+	}
+	return nil
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/ft"
+	"tandem/host"
+	"tandem/host/certs"
+	"tandem/host/claim"
+	"tandem/host/control"
+	"tandem/host/link"
+	"tandem/host/ram"
+	"tandem/host/site"
+	"tandem/host/term"
+	"tandem/image"
+	"tandem/machine"
+	"tandem/machine/event"
+	"tandem/replica"
+	"tandem/world"
+)
+
+// replicaFlags describe one copy of a protected VM.
+type replicaFlags struct {
+	vm       vmFlags
+	image    string
+	diskSize string
+	tls      string
+	arbiter  string
+	peer     string // listen or dial
+	timeout  time.Duration
+	console  string
+	events   string
+	control  string
+}
+
+func replicaCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:    "replica",
+		Short:  "Run one copy of a protected VM",
+		Hidden: true, // people use tandem node; this is what it starts
+	}
+	c.AddCommand(replicaRole("primary", "listen", "HOST:PORT to wait for the backup at", runPrimary),
+		replicaRole("backup", "dial", "HOST:PORT of the primary", runBackup))
+	return c
+}
+
+func replicaRole(role, flag, help string, run func(context.Context, *replicaFlags) error) *cobra.Command {
+	f := &replicaFlags{}
+	c := &cobra.Command{
+		Use: role, Short: "Run the " + role + " of a VM", Args: args(0, 0, "no arguments"),
+		RunE: func(c *cobra.Command, _ []string) error { return run(c.Context(), f) },
+	}
+	fs := c.Flags()
+	f.vm.add(fs)
+	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
+	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
+	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, cert.pem and key.pem")
+	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
+	fs.StringVar(&f.peer, flag, "", help)
+	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
+	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
+	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
+	fs.StringVar(&f.control, "control", "", "path of the control socket")
+	for _, name := range []string{"tls", "arbiter", flag} {
+		c.MarkFlagRequired(name)
+	}
+	return c
+}
+
+// copyOfVM is what both roles need to run.
+type copyOfVM struct {
+	loop    *host.Loop
+	site    *site.Site
+	arbiter *claim.Folder
+	owner   string
+	cfg     replica.Config
+	world   replica.World
+	control *control.Server
+	tls     link.Config
+	closers []io.Closer
+}
+
+func (c *copyOfVM) close() {
+	for _, x := range c.closers {
+		x.Close()
+	}
+}
+
+func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
+	// A terminal's interrupt goes to all processes; a replica ends by its
+	// control socket, or with its VM.
+	signal.Ignore(os.Interrupt)
+	c = &copyOfVM{loop: host.NewLoop(), cfg: replica.DefaultConfig()}
+	token := make([]byte, 16)
+	rand.Read(token)
+	c.owner = hex.EncodeToString(token)
+	if c.arbiter, err = claim.Open(f.arbiter, f.vm.name); err != nil {
+		return nil, err
+	}
+	if c.tls, err = loadTLS(f.tls); err != nil {
+		return nil, err
+	}
+	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: slots, Wake: c.loop.Wake})
+	console := io.Discard
+	if f.console != "" {
+		file, err := os.OpenFile(f.console, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		console, c.closers = file, append(c.closers, file)
+	}
+	events, err := control.OpenLog(f.events)
+	if err != nil {
+		return nil, err
+	}
+	c.closers = append(c.closers, events)
+	c.cfg.FT = c.cfg.FT.WithTimeout(ft.Time(f.timeout))
+	c.cfg.FT.VM = ft.VM(sha256.Sum256([]byte(f.vm.name))[:16])
+	c.cfg.FT.Machine = machine.Version
+	c.cfg.Report = events.Report
+	c.world = replica.World{Clock: host.Clock, Entropy: host.Entropy, Site: c.site,
+		Terminal: term.NewWriter(console), RAM: guestRAM}
+	if f.control != "" {
+		if c.control, err = control.Listen(f.control, c.loop.Wake); err != nil {
+			return nil, err
+		}
+		c.closers = append(c.closers, c.control)
+	}
+	return c, c.cfg.FT.Validate()
+}
+
+// guestRAM maps memory for the life of the process.
+func guestRAM(size uint64) ([]byte, error) {
+	r, err := ram.New(size)
+	if err != nil {
+		return nil, err
+	}
+	return r.Bytes(), nil
+}
+
+func loadTLS(dir string) (cfg link.Config, err error) {
+	return certs.Load(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem"))
+}
+
+// run turns the replica until it ends.
+func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	err := c.loop.Run(ctx, func() (ft.Time, bool) {
+		c.control.Serve(r)
+		return r.Turn()
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.Err(); !errors.Is(err, replica.ErrEnded) {
+		return err
+	}
+	if code := r.ExitCode(); code != 0 {
+		return exitError(code)
+	}
+	return nil
+}
+
+func runPrimary(ctx context.Context, f *replicaFlags) error {
+	vm, err := f.build()
+	if err != nil {
+		return err
+	}
+	c, err := f.open(vm.slots)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	epoch, err := c.claimNext()
+	if err != nil {
+		return err
+	}
+	devices, err := c.site.OpenNow(epoch)
+	if err != nil {
+		return err
+	}
+	defer site.Close(devices)
+	memory, err := guestRAM(vm.config.RAM)
+	if err != nil {
+		return err
+	}
+	m, err := machine.New(vm.config, memory)
+	if err != nil {
+		return err
+	}
+	l, err := link.Listen(f.peer, c.tls, c.loop.Wake)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c.world.Channel = l
+	r, err := replica.NewPrimary(c.cfg, c.world, m, epoch, devices)
+	if err != nil {
+		return err
+	}
+	return c.run(ctx, r)
+}
+
+// claimNext opens the VM's next epoch for this process.
+func (c *copyOfVM) claimNext() (event.Epoch, error) {
+	rec, err := c.arbiter.Read()
+	if err != nil {
+		return 0, err
+	}
+	epoch := rec.Epoch + 1
+	won, cur, err := c.arbiter.Claim(epoch, c.owner, 0)
+	if err != nil {
+		return 0, err
+	}
+	if !won {
+		return 0, fmt.Errorf("epoch %d of this VM belongs to another process (%s): stop that one first", cur.Epoch, cur.Owner)
+	}
+	return epoch, nil
+}
+
+func runBackup(ctx context.Context, f *replicaFlags) error {
+	vm, err := f.build()
+	if err != nil {
+		return err
+	}
+	c, err := f.open(vm.slots)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	l, err := link.Dial(f.peer, c.tls, c.loop.Wake)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c.world.Channel = l
+	r, err := replica.NewBackup(c.cfg, c.world)
+	if err != nil {
+		return err
+	}
+	return c.run(ctx, r)
+}
+
+// build lays out the machine. The disk of an image is not used: a protected VM's
+// is shared.
+func (f *replicaFlags) build() (vm, error) {
+	if f.diskSize != "" {
+		n, err := parseSize(f.diskSize)
+		if err != nil {
+			return vm{}, usageError{fmt.Errorf("--disk-size %s: %w", f.diskSize, err)}
+		}
+		f.vm.capacity = n
+	}
+	if f.image == "" {
+		return f.vm.build(nil)
+	}
+	img, err := image.Open(f.image)
+	if err != nil {
+		return vm{}, err
+	}
+	img.Disk = ""
+	return f.vm.build(img)
+}
+
+var _ world.Channel = (*link.Link)(nil)

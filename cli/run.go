@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/spf13/cobra"
+
+	"tandem/host"
+	"tandem/host/ram"
+	"tandem/host/site"
+	"tandem/host/term"
+	"tandem/image"
+	"tandem/machine"
+	"tandem/machine/state"
+	"tandem/replay"
+	"tandem/replica"
+)
+
+func runCommand() *cobra.Command {
+	var v vmFlags
+	var record, signature string
+	c := &cobra.Command{
+		Use:   "run [IMAGE]",
+		Short: "Run one VM in the terminal",
+		Long: "Runs a VM with its console on this terminal. Ctrl-A x leaves. The exit code is 0 when the\n" +
+			"guest powers off, else what it gave the test device.",
+		Example: "  tandem run ./web --forward 127.0.0.1:6379:6379\n" +
+			"  tandem run --kernel Image --initrd initrd --append console=ttyS0 --disk root.raw\n" +
+			"  tandem run --firmware fw_dynamic.bin --kernel u-boot.bin\n" +
+			"  tandem run ./web --record boot.log && tandem replay boot.log",
+		Args: args(0, 1, "at most one image"),
+		RunE: func(c *cobra.Command, a []string) error {
+			var img *image.Image
+			if len(a) == 1 {
+				var err error
+				if img, err = image.Open(a[0]); err != nil {
+					return err
+				}
+			}
+			vm, err := v.build(img)
+			if err != nil {
+				return err
+			}
+			return run(c.Context(), vm, record, signature)
+		},
+	}
+	v.add(c.Flags())
+	c.Flags().StringVar(&record, "record", "", "write the log of this run to a file, for tandem replay")
+	c.Flags().StringVar(&signature, "signature", "", "with --elf: write begin_signature to end_signature to a file, in hex words")
+	return c
+}
+
+// run runs an unprotected VM until it ends.
+func run(ctx context.Context, vm vm, record, signature string) error {
+	memory, err := ram.New(vm.config.RAM)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	m, err := machine.New(vm.config, memory.Bytes())
+	if err != nil {
+		return err
+	}
+	loop := host.NewLoop()
+	s := site.New(site.Config{Slots: vm.slots, Wake: loop.Wake})
+	devices, err := s.OpenNow(0)
+	if err != nil {
+		return err
+	}
+	defer site.Close(devices)
+	cfg := replica.DefaultConfig()
+	cfg.FT.VM = [16]byte{'r', 'u', 'n'}
+	closeRecord, err := recordTo(record, vm.config, &cfg)
+	if err != nil {
+		return err
+	}
+	console, err := term.Open(loop.Wake)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	r, err := replica.NewPrimary(cfg, replica.World{Clock: host.Clock, Entropy: host.Entropy, Site: s, Terminal: console}, m, 1, devices)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := console.Context(ctx)
+	defer cancel()
+	err = loop.Run(ctx, r.Turn)
+	console.Close()
+	if err := closeRecord(); err != nil {
+		return err
+	}
+	if err != nil {
+		return nil // the user left
+	}
+	return ended(r, m, vm, signature)
+}
+
+// ended turns the end of a replica into the command's.
+func ended(r *replica.Replica, m *machine.Machine, vm vm, signature string) error {
+	if err := r.Err(); !errors.Is(err, replica.ErrEnded) {
+		return err
+	}
+	if signature != "" {
+		if err := writeSignature(m, vm, signature); err != nil {
+			return err
+		}
+	}
+	if code := r.ExitCode(); code != 0 {
+		if vm.config.Boot.ToHost != 0 {
+			fmt.Fprintf(os.Stderr, "tandem: test %d failed\n", code)
+		}
+		return exitError(code)
+	}
+	return nil
+}
+
+// writeSignature dumps what the architecture tests compare: 4-byte words in hex.
+func writeSignature(m *machine.Machine, vm vm, path string) error {
+	p := vm.program
+	if p.SignatureEnd <= p.SignatureBegin || p.SignatureEnd-p.SignatureBegin > vm.config.RAM {
+		return errors.New("the program has no symbols begin_signature and end_signature: build it for the architecture tests")
+	}
+	b := make([]byte, (p.SignatureEnd-p.SignatureBegin+3)&^3)
+	if !m.Memory(p.SignatureBegin, b) {
+		return errors.New("the signature lies outside the machine's memory")
+	}
+	var out bytes.Buffer
+	for ; len(b) > 0; b = b[4:] {
+		fmt.Fprintf(&out, "%02x%02x%02x%02x\n", b[3], b[2], b[1], b[0])
+	}
+	return os.WriteFile(path, out.Bytes(), 0o644)
+}
+
+// recordTo makes cfg write its log to a file.
+func recordTo(path string, vm machine.Config, cfg *replica.Config) (closer func() error, err error) {
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	description, err := describe(vm)
+	if err != nil {
+		return nil, err
+	}
+	w, err := replay.NewWriter(f, description)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Sink = w.Append
+	return func() error { return errors.Join(w.Close(), f.Close()) }, nil
+}
+
+// describe encodes a machine's Config for the head of a recording: the Config's
+// State, compressed with Zstandard.
+func describe(vm machine.Config) ([]byte, error) {
+	var b bytes.Buffer
+	zip, err := zstd.NewWriter(&b)
+	if err != nil {
+		return nil, err
+	}
+	c := state.Saver(zip)
+	vm.State(c)
+	return b.Bytes(), errors.Join(c.Err(), zip.Close())
+}
+
+// undescribe reads what describe wrote.
+func undescribe(b []byte) (vm machine.Config, err error) {
+	zip, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderMaxMemory(2*machine.MaxBootBytes))
+	if err != nil {
+		return vm, err
+	}
+	defer zip.Close()
+	c := state.Loader(zip)
+	vm.State(c)
+	if c.Err() != nil {
+		return vm, fmt.Errorf("the recording's machine: %w", c.Err())
+	}
+	return vm, vm.CheckRAM()
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package demo tells the whole story on one machine: a fault-tolerant pair with a
+// database in it, a client on one TCP connection, a primary that is killed.
+//
+//	client ──TCP──► switch ──frames──► primary ══log══► backup
+//	                  │                   └──── NBD ────┘
+//	                  └ outlives both          store, arbiter folder
+//
+// Each box is a process of its own, started from the same binary that runs the
+// demo. Everything lives in a folder that is removed at the end.
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tandem/host/certs"
+	"tandem/host/control"
+	"tandem/image"
+)
+
+// Options say how to run the demo.
+type Options struct {
+	Executable string        // the tandem binary
+	Mirror     string        // for the image, see image.Options
+	Before     time.Duration // of load before the kill
+	After      time.Duration // and after it
+	Out        io.Writer     // the timeline
+	Kill       Victim
+	Memory     string
+	Progress   image.Progress
+}
+
+// Victim says who is killed.
+type Victim string
+
+const (
+	KillPrimary Victim = "primary"
+	KillBackup  Victim = "backup"
+)
+
+// Summary is what came of it.
+type Summary struct {
+	Acknowledged   int     `json:"acknowledged"`
+	Lost           int     `json:"lost"`
+	Reconnects     int     `json:"reconnects"`
+	LongestGap     float64 `json:"longest_gap_seconds"`
+	Detection      float64 `json:"detection_seconds"`
+	ReplayLag      float64 `json:"replay_lag_seconds"`
+	LogBitsPerSec  float64 `json:"log_bits_per_second"`
+	MedianAnswer   float64 `json:"median_answer_seconds"`
+	BootToService  float64 `json:"boot_to_service_seconds"`
+	FailoverToLive float64 `json:"failover_to_live_seconds"`
+}
+
+// vmName is the demo's VM; its lease and disk go by it.
+const vmName = "demo"
+
+// Times that something may take before the demo gives up.
+const (
+	startTimeout = 30 * time.Second
+	bootTimeout  = 4 * time.Minute
+	pairTimeout  = 60 * time.Second
+)
+
+// story is a demo under way.
+type story struct {
+	Options
+	dir   string
+	began time.Time
+	procs []*process
+	image *image.Image
+	addr  string // of the database on the host
+
+	killed time.Time
+	sum    Summary
+}
+
+// Run runs the demo and returns its summary.
+func Run(ctx context.Context, o Options) (sum Summary, err error) {
+	dir, err := os.MkdirTemp("", "tandem-demo-")
+	if err != nil {
+		return sum, err
+	}
+	s := &story{Options: o, dir: dir, began: time.Now()}
+	defer s.cleanUp()
+	for _, act := range []func(context.Context) error{s.makeImage, s.startServices, s.startPair, s.waitForService, s.load} {
+		if err := act(ctx); err != nil {
+			if ctx.Err() != nil {
+				return s.sum, fmt.Errorf("interrupted: %w", ctx.Err())
+			}
+			return s.sum, fmt.Errorf("%w%s", err, s.diagnostics())
+		}
+	}
+	return s.sum, nil
+}
+
+// say prints a line of the timeline.
+func (s *story) say(format string, args ...any) {
+	fmt.Fprintf(s.Out, "%7.2fs  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (s *story) path(name string) string { return filepath.Join(s.dir, name) }
+
+// makeImage builds the guest, or takes it from the cache.
+func (s *story) makeImage(ctx context.Context) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("no cache folder: %w: set HOME or XDG_CACHE_HOME", err)
+	}
+	dir := filepath.Join(cache, "tandem", "images", "demo")
+	if s.image, err = image.Open(dir); err == nil {
+		s.say("guest       %s (cached)", s.image)
+		return nil
+	}
+	s.say("guest       building it from the Debian archive")
+	s.image, err = image.Build(ctx, image.Options{Dir: dir, Packages: []string{"redis-server"}, Mirror: s.Mirror, Progress: s.Progress})
+	if err != nil {
+		return err
+	}
+	s.say("guest       %s", s.image)
+	return nil
+}
+
+// startServices starts what stands for the world around the two hosts.
+func (s *story) startServices(ctx context.Context) error {
+	if err := copySparse(s.path("disk.raw"), s.image.Disk); err != nil {
+		return err
+	}
+	if err := certs.Folder(s.path("tls"), vmName); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.path("arbiter"), 0o700); err != nil {
+		return err
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return err
+	}
+	s.addr = ports[0]
+	if err := s.start("store", "store", "--listen", s.path("store.sock"), "--export", vmName+"="+s.path("disk.raw")); err != nil {
+		return err
+	}
+	if err := s.start("switch", "switch", "--listen", s.path("switch.sock"),
+		"--lease", vmName+"="+guestIP, "--forward", s.addr+":"+guestIP+":6379"); err != nil {
+		return err
+	}
+	for _, sock := range []string{"store.sock", "switch.sock"} {
+		if err := waitFor(ctx, startTimeout, func() bool { return exists(s.path(sock)) }); err != nil {
+			return fmt.Errorf("%s did not start: %w", sock, err)
+		}
+	}
+	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
+	return s.startReplicas(ports[1])
+}
+
+const guestIP = "10.77.0.2"
+
+// startReplicas starts primary and backup.
+func (s *story) startReplicas(peer string) error {
+	size := fmt.Sprint(s.image.Manifest.DiskSize)
+	common := []string{"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
+		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"), "--disk-size", size,
+		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}
+	for _, role := range []struct{ name, flag string }{{"primary", "--listen"}, {"backup", "--dial"}} {
+		args := append([]string{"replica", role.name, role.flag, peer,
+			"--console", s.path(role.name + ".console"), "--events", s.path(role.name + ".events"),
+			"--control", s.path(role.name + ".sock")}, common...)
+		if err := s.start(role.name, args...); err != nil {
+			return err
+		}
+	}
+	s.say("pair        primary is process %d, backup is process %d", s.proc("primary").pid(), s.proc("backup").pid())
+	return nil
+}
+
+func (s *story) control(role string) *control.Client {
+	return control.NewClient(s.path(role + ".sock"))
+}
+
+// startPair waits until the backup could go on.
+func (s *story) startPair(ctx context.Context) error {
+	err := s.until(ctx, pairTimeout, func() bool {
+		st, err := s.control("primary").Status()
+		return err == nil && st.State == "Protected"
+	})
+	if err != nil {
+		return fmt.Errorf("the pair was not protected in time: %w", err)
+	}
+	s.say("pair        protected: the backup follows the log and could go on at any entry")
+	return nil
+}
+
+// waitForService waits for the database to answer.
+func (s *story) waitForService(ctx context.Context) error {
+	err := s.until(ctx, bootTimeout, func() bool { return ping(ctx, s.addr) })
+	if err != nil {
+		return fmt.Errorf("the guest's database did not answer in time: %w", err)
+	}
+	st, _ := s.control("primary").Status()
+	s.sum.BootToService = st.GuestSeconds
+	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time", st.GuestSeconds)
+	return nil
+}
+
+// load drives the database, kills a replica and checks what was acknowledged.
+func (s *story) load(ctx context.Context) error {
+	c := newClient(s.addr)
+	defer c.close()
+	s.say("load        one client, one TCP connection, SET after SET")
+	before, _ := s.control("primary").Status()
+	start := time.Now()
+	if err := c.write(ctx, s.Before); err != nil {
+		return err
+	}
+	after, err := s.control("primary").Status()
+	if err == nil {
+		s.sum.LogBitsPerSec = float64(after.LogSentBytes-before.LogSentBytes) * 8 / time.Since(start).Seconds()
+	}
+	s.sum.ReplayLag = after.LagSeconds
+	s.say("load        %d writes acknowledged; log %.2f Mbit/s, execution lag %.1f ms", c.acknowledged(), s.sum.LogBitsPerSec/1e6, after.LagSeconds*1e3)
+	s.killed = time.Now()
+	if err := s.proc(string(s.Kill)).kill(); err != nil {
+		return err
+	}
+	s.say("KILL -9     the %s, process %d", s.Kill, s.proc(string(s.Kill)).pid())
+	if err := c.write(ctx, s.After); err != nil {
+		return err
+	}
+	s.tellFailover()
+	s.sum.LongestGap, s.sum.MedianAnswer = c.longestGap().Seconds(), c.median().Seconds()
+	s.say("load        goes on: %d writes acknowledged, longest gap between two answers %.0f ms", c.acknowledged(), s.sum.LongestGap*1e3)
+	lost, err := c.verify(ctx)
+	if err != nil {
+		return err
+	}
+	s.sum.Acknowledged, s.sum.Lost, s.sum.Reconnects = c.acknowledged(), lost, c.reconnects()
+	s.say("check       every acknowledged write read back: %d lost, %d reconnects", lost, c.reconnects())
+	return nil
+}
+
+// tellFailover reads what the survivor wrote about it.
+func (s *story) tellFailover() {
+	survivor := "backup"
+	if s.Kill == KillBackup {
+		survivor = "primary"
+	}
+	for _, e := range readEvents(s.path(survivor + ".events")) {
+		d := e.Time.Sub(s.killed)
+		if d < 0 {
+			continue
+		}
+		text := e.Text
+		if e.Kind == "state" {
+			text = fmt.Sprintf("%s → %s: %s", e.From, e.To, e.Text)
+		}
+		if e.Kind == "live" {
+			text = fmt.Sprintf("this copy is the VM now, in epoch %d from step %d", e.Epoch, e.Step)
+			s.sum.FailoverToLive = d.Seconds()
+		}
+		if s.sum.Detection == 0 && e.Kind == "state" {
+			s.sum.Detection = d.Seconds()
+		}
+		fmt.Fprintf(s.Out, "  +%6.1f ms  %s: %s\n", float64(d.Microseconds())/1e3, survivor, text)
+	}
+}
+
+// Print writes the summary for people.
+func (s Summary) Print(w io.Writer) {
+	fmt.Fprintf(w, `
+  writes acknowledged          %d
+  writes lost                  %d
+  reconnects                   %d
+  longest gap between answers  %.0f ms   (median answer %.1f ms)
+  detection                    %.1f ms
+  replay lag at the kill       %.1f ms
+  from the kill to live        %.1f ms
+  log rate                     %.2f Mbit/s
+`, s.Acknowledged, s.Lost, s.Reconnects, s.LongestGap*1e3, s.MedianAnswer*1e3, s.Detection*1e3,
+		s.ReplayLag*1e3, s.FailoverToLive*1e3, s.LogBitsPerSec/1e6)
+}
+
+// JSON writes the summary as one object on one line.
+func (s Summary) JSON(w io.Writer) error { return json.NewEncoder(w).Encode(s) }

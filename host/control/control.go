@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control is a replica process's door for people and for its daemon: a
+// Unix socket with HTTP, and a file of events.
+//
+//	GET  /status    a Status as JSON
+//	POST /poweroff  pulls the plug: both copies of the VM end
+//
+// The replica's own loop answers: Serve is called between turns, so that nothing
+// else ever touches a replica.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"tandem/ft"
+	"tandem/replica"
+)
+
+// Status is a replica's state. Times are in seconds.
+type Status struct {
+	State          string  `json:"state"`
+	Epoch          uint64  `json:"epoch"`
+	Wait           string  `json:"wait,omitempty"`
+	Step           uint64  `json:"step"`
+	GuestSeconds   float64 `json:"guest_seconds"`
+	CPUShare       float64 `json:"cpu_share"`
+	LagSeconds     float64 `json:"execution_lag_seconds"`
+	LogSentBytes   uint64  `json:"log_sent_bytes"`
+	LogBufferBytes int     `json:"log_buffer_bytes"`
+	Entries        uint64  `json:"entries"`
+	Last           uint64  `json:"last_entry"`
+	Acknowledged   uint64  `json:"acknowledged_entry"`
+	Executed       uint64  `json:"executed_entry"`
+	HeldOutputs    int     `json:"held_outputs"`
+	Released       uint64  `json:"released_output"`
+	Failovers      uint64  `json:"failovers"`
+}
+
+// refresh is how often the status is taken while the replica is busy.
+const refresh = 5 * time.Millisecond
+
+// Server is the socket.
+type Server struct {
+	http http.Server
+	ln   net.Listener
+	done chan struct{}
+
+	mu       sync.Mutex
+	status   Status
+	taken    time.Time
+	poweroff bool
+	wake     func()
+}
+
+// Listen opens the socket at path; wake makes the replica's loop turn.
+func Listen(path string, wake func()) (*Server, error) {
+	os.Remove(path)
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{ln: ln, wake: wake, done: make(chan struct{})}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", s.getStatus)
+	mux.HandleFunc("POST /poweroff", s.postPowerOff)
+	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		s.http.Serve(ln)
+		close(s.done)
+	}()
+	return s, nil
+}
+
+// Close closes the socket and waits for its goroutine.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	<-s.done
+	return err
+}
+
+func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) {
+	s.wake()
+	s.mu.Lock()
+	st := s.status
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(st)
+}
+
+func (s *Server) postPowerOff(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	s.poweroff = true
+	s.mu.Unlock()
+	s.wake()
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// Serve does what was asked for; the replica's loop calls it between turns. A nil
+// Server does nothing.
+func (s *Server) Serve(r *replica.Replica) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.taken) >= refresh {
+		s.taken, s.status = now, take(r)
+	}
+	if s.poweroff {
+		s.poweroff = false
+		r.PowerOff()
+	}
+}
+
+func take(r *replica.Replica) Status {
+	p, n := r.Status(), r.Stats()
+	s := Status{
+		State: p.State.String(), Epoch: uint64(p.Epoch), Wait: p.Wait,
+		CPUShare: float64(p.Share) / ft.FullShare, LagSeconds: seconds(p.Lag),
+		LogSentBytes: n.LogBytes, LogBufferBytes: p.LogBytes, Entries: n.Entries,
+		Last: uint64(p.Last), Acknowledged: uint64(p.Acked), Executed: uint64(p.Backup.Executed),
+		HeldOutputs: p.Held, Released: uint64(p.Released), Failovers: n.Failovers,
+	}
+	if m := r.Machine(); m != nil {
+		s.Step, s.GuestSeconds = uint64(m.Step()), float64(m.Time())/1e7
+	}
+	return s
+}
+
+func seconds(t ft.Time) float64 { return float64(t) / float64(ft.Second) }
+
+// Client asks the control socket of a replica.
+type Client struct{ http http.Client }
+
+// NewClient returns a Client of the socket at path.
+func NewClient(path string) *Client {
+	return &Client{http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		},
+	}}}
+}
+
+// Status asks for the status.
+func (c *Client) Status() (s Status, err error) {
+	resp, err := c.http.Get("http://replica/status")
+	if err != nil {
+		return s, err
+	}
+	defer resp.Body.Close()
+	return s, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s)
+}
+
+// PowerOff pulls the plug on the VM.
+func (c *Client) PowerOff() error {
+	resp, err := c.http.Post("http://replica/poweroff", "", nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"encoding/json"
+	"os"
+	"time"
+
+	"tandem/ft"
+	"tandem/replica"
+)
+
+// Record is one line of the file of events.
+type Record struct {
+	Time  time.Time `json:"time"`
+	Kind  string    `json:"kind"`
+	Text  string    `json:"text,omitempty"`
+	From  string    `json:"from,omitempty"`
+	To    string    `json:"to,omitempty"`
+	Epoch uint64    `json:"epoch,omitempty"`
+	Entry uint64    `json:"entry,omitempty"`
+	Step  uint64    `json:"step"`
+}
+
+// Log appends events to a file.
+type Log struct{ f *os.File }
+
+// OpenLog opens the file of events; without a path they go to standard error.
+func OpenLog(path string) (*Log, error) {
+	if path == "" {
+		return &Log{os.Stderr}, nil
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	return &Log{f}, err
+}
+
+// Report appends an event.
+func (l *Log) Report(e replica.Event) {
+	b, _ := json.Marshal(Record{Time: time.Now(), Kind: string(e.Kind), Text: e.Text, From: name(e.From), To: name(e.To),
+		Epoch: uint64(e.Epoch), Entry: uint64(e.Seq), Step: uint64(e.Step)})
+	l.f.Write(append(b, '\n'))
+}
+
+func name(s ft.State) string {
+	if s == 0 {
+		return ""
+	}
+	return s.String()
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if l.f == os.Stderr {
+		return nil
+	}
+	return l.f.Close()
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"bufio"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"tandem/world"
+)
+
+// conn is one connection to the peer, from the verdict of the handshake on.
+type conn struct {
+	link   *Link
+	tls    *tls.Conn
+	socket *socket
+	peer   identity
+	name   string // its address
+	key    [32]byte
+	beat   *beat
+	out    sender
+
+	hung  atomic.Bool   // the caller is done with it
+	done  chan struct{} // closed when the socket is: ends the writer
+	ended chan struct{} // closed when its end is in the inbox
+}
+
+const readBuffer = 64 << 10
+
+func newConn(l *Link, t *tls.Conn, s *socket) *conn {
+	c := &conn{
+		link: l, tls: t, socket: s, name: s.RemoteAddr().String(),
+		done: make(chan struct{}), ended: make(chan struct{}),
+	}
+	c.out.tls, c.out.socket, c.out.kick = t, s, make(chan struct{}, 1)
+	return c
+}
+
+// start announces the connection and lets it run. It may have to wait for room in
+// the inbox.
+func (c *conn) start() {
+	l := c.link
+	c.socket.SetDeadline(time.Time{})
+	c.socket.goLive(c.out.rouse)
+	l.goes(func() { c.out.write(c.done) })
+	l.goes(func() {
+		l.inbox.put(item{conn: c, ev: world.ChannelEvent{Kind: world.Connected}})
+		c.beat.start()
+		c.run()
+	})
+	if l.ctx.Err() != nil { // closed in the meantime
+		c.hangup()
+	}
+}
+
+// run reads packets until the connection ends.
+func (c *conn) run() {
+	err := c.read()
+	end := item{conn: c, ev: world.ChannelEvent{
+		Kind: world.Disconnected, Err: fmt.Errorf("channel to %s: %w", c.name, explainEnd(err)),
+	}}
+	c.link.inbox.put(end)
+	c.socket.Close()
+	close(c.done)
+	c.link.leave(c)
+	close(c.ended)
+}
+
+func (c *conn) read() error {
+	r := bufio.NewReaderSize(c.tls, readBuffer)
+	for {
+		b, err := readPacket(r)
+		if err != nil {
+			return err
+		}
+		it := item{conn: c, ev: world.ChannelEvent{Kind: world.Packet, Data: b}}
+		if !c.link.inbox.put(it) {
+			break
+		}
+	}
+	// Hung up. A socket that is closed with something unread is reset, and our last
+	// words with it: so read until the peer has them.
+	_, err := io.Copy(io.Discard, r)
+	return err
+}
+
+// hangup lets what was flushed leave and ends the connection behind it.
+func (c *conn) hangup() {
+	c.hung.Store(true)
+	c.socket.SetDeadline(time.Now().Add(lingerTime))
+	c.out.close()
+}
+
+func explainEnd(err error) error {
+	switch {
+	case err == io.EOF:
+		return errors.New("the peer ended it")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the peer's process is gone, in the middle of a packet")
+	case errors.Is(err, syscall.ECONNRESET):
+		return errors.New("the peer's process is gone: connection reset")
+	}
+	return err
+}
