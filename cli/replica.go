@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -69,7 +68,7 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	f.vm.add(fs)
 	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
-	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, cert.pem and key.pem")
+	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
 	fs.StringVar(&f.peer, flag, "", help)
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
@@ -130,7 +129,8 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	}
 	c.closers = append(c.closers, events)
 	c.cfg.FT = c.cfg.FT.WithTimeout(ft.Time(f.timeout))
-	c.cfg.FT.VM = ft.VM(sha256.Sum256([]byte(f.vm.name))[:16])
+	id := sha256.Sum256([]byte(f.vm.name))
+	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
 	c.cfg.Report = events.Report
 	c.world = replica.World{Clock: host.Clock, Entropy: host.Entropy, Site: c.site,
@@ -153,15 +153,17 @@ func guestRAM(size uint64) ([]byte, error) {
 	return r.Bytes(), nil
 }
 
+// loadTLS reads the replica's certificate from a folder that certs has made.
 func loadTLS(dir string) (cfg link.Config, err error) {
-	return certs.Load(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "ca.pem"))
+	cfg.Certificate, cfg.Peers, err = certs.Load(dir, certs.Replica)
+	return cfg, err
 }
 
 // run turns the replica until it ends.
 func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
-	err := c.loop.Run(ctx, func() (ft.Time, bool) {
+	err := c.loop.Run(ctx, func() (world.Time, bool) {
 		c.control.Serve(r)
 		return r.Turn()
 	})
@@ -277,5 +279,3 @@ func (f *replicaFlags) build() (vm, error) {
 	img.Disk = ""
 	return f.vm.build(img)
 }
-
-var _ world.Channel = (*link.Link)(nil)

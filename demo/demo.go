@@ -133,7 +133,7 @@ func (s *story) startServices(ctx context.Context) error {
 	if err := copySparse(s.path("disk.raw"), s.image.Disk); err != nil {
 		return err
 	}
-	if err := certs.Folder(s.path("tls"), vmName); err != nil {
+	if err := s.makeCerts(); err != nil {
 		return err
 	}
 	if err := os.Mkdir(s.path("arbiter"), 0o700); err != nil {
@@ -158,6 +158,18 @@ func (s *story) startServices(ctx context.Context) error {
 	}
 	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
 	return s.startReplicas(ports[1])
+}
+
+// makeCerts makes the authority by which the replicas know each other.
+func (s *story) makeCerts() error {
+	ca, err := certs.NewCA(vmName)
+	if err != nil {
+		return err
+	}
+	if err := ca.Save(s.path("tls")); err != nil {
+		return err
+	}
+	return ca.SavePair(s.path("tls"), certs.Replica)
 }
 
 const guestIP = "10.77.0.2"

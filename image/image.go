@@ -11,8 +11,10 @@
 //	           *.deb ── kernel ─► kernel, initrd (busybox, modules, a script)
 //	             └──── the rest ► disk.raw (ext4)
 //
-// Every byte that ends up in a guest hangs on the signature; nothing is used
-// before its hash was compared, also when it comes from the cache.
+// Every package hangs on the signature: its hash is compared before each use,
+// also when it comes from the cache. The cache's unpacked copies of packages
+// are our own work and bear a checksum against damage, not against a user who
+// writes into his own cache.
 //
 // The packages' scripts are programs of the guest's CPU and do not run here. We
 // make what they would have made where it matters (users, merged /usr, a few

@@ -38,15 +38,16 @@ func (r *Replica) sendMessage(m ft.Message) {
 	r.w.Channel.Send(b)
 }
 
-// drainChannel takes in all that arrived, before the detector judges.
-func (r *Replica) drainChannel() {
+// drainChannel takes in all that arrived, before the detector judges; but only
+// one part of a clone, which takes milliseconds. It reports whether it left some.
+func (r *Replica) drainChannel() (more bool) {
 	if r.w.Channel == nil {
-		return
+		return false
 	}
 	for r.done == nil {
 		ev, ok := r.w.Channel.Recv()
 		if !ok {
-			return
+			return false
 		}
 		r.now = r.clock()
 		switch ev.Kind {
@@ -54,6 +55,10 @@ func (r *Replica) drainChannel() {
 			r.connected()
 		case world.Packet:
 			r.packet(ev.Data)
+			if r.target != nil {
+				r.act()
+				return true
+			}
 		case world.Datagram:
 			r.heartbeat(ev.Data)
 		case world.Disconnected:
@@ -67,6 +72,7 @@ func (r *Replica) drainChannel() {
 		}
 		r.act()
 	}
+	return false
 }
 
 func (r *Replica) connected() {
@@ -125,6 +131,9 @@ func (r *Replica) heartbeat(b []byte) {
 }
 
 func (r *Replica) packet(b []byte) {
+	if r.b != nil {
+		r.b.Heard(r.now)
+	}
 	var err error
 	switch {
 	case len(b) == 0:

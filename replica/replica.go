@@ -200,9 +200,10 @@ func (r *Replica) PowerOff() {
 
 // Turn does what there is to do now and returns when it wants to be called again
 // at the latest, at once if that is not in the future.
-func (r *Replica) Turn() (next ft.Time, ended bool) {
+func (r *Replica) Turn() (at world.Time, ended bool) {
+	var next ft.Time
 	r.now = r.clock()
-	r.drainChannel()
+	more := r.drainChannel()
 	r.pollQuestions()
 	switch {
 	case r.done != nil:
@@ -215,7 +216,10 @@ func (r *Replica) Turn() (next ft.Time, ended bool) {
 	}
 	r.act()
 	r.flush()
-	return next, r.done != nil
+	if more {
+		next = r.now
+	}
+	return world.Time(next), r.done != nil
 }
 
 func (r *Replica) flush() {

@@ -27,6 +27,7 @@ type conn struct {
 	out    sender
 
 	hung  atomic.Bool   // the caller is done with it
+	over  atomic.Bool   // it ended by itself
 	done  chan struct{} // closed when the socket is: ends the writer
 	ended chan struct{} // closed when its end is in the inbox
 }
@@ -65,6 +66,7 @@ func (c *conn) run() {
 	end := item{conn: c, ev: world.ChannelEvent{
 		Kind: world.Disconnected, Err: fmt.Errorf("channel to %s: %w", c.name, explainEnd(err)),
 	}}
+	c.over.Store(true) // the caller may redial as soon as it knows
 	c.link.inbox.put(end)
 	c.socket.Close()
 	close(c.done)

@@ -185,7 +185,7 @@ func (l *Link) dialer(addr string) {
 			return
 		}
 		l.mu.Lock()
-		connected := l.live != nil
+		connected := l.live != nil && !l.live.over.Load()
 		l.mu.Unlock()
 		if !connected {
 			l.dialUntilConnected(addr)

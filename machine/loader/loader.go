@@ -211,8 +211,8 @@ func program(file []byte) (p elfProgram, err error) {
 	if len(p.segments) == 0 {
 		return p, errors.New("the ELF file has nothing to load: link it as an executable")
 	}
-	if symbols, err := f.Symbols(); err == nil {
-		for _, s := range symbols {
+	if list, err := f.Symbols(); err == nil {
+		for _, s := range list {
 			p.symbols[s.Name] = s.Value
 		}
 	}

@@ -161,7 +161,7 @@ func TestUserInstructions(t *testing.T) {
 func explain(c *testCase, ours, theirs *result) string {
 	var b bytes.Buffer
 	for i := 0; i < len(c.Code) && c.Code[i] != returnWord; i++ {
-		fmt.Fprintf(&b, "\t%08x  %v\n", c.Code[i], riscv.Decode(c.Code[i]))
+		fmt.Fprintf(&b, "\t%08x  %s\n", c.Code[i], riscv.Disassemble(c.Code[i]))
 	}
 	show := func(name string, before, a, b2 uint64) {
 		if a != b2 {

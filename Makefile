@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+
+GO ?= go
+export CGO_ENABLED = 0
+BIN = bin/tandem
+
+.PHONY: build demo test check unit e2e chaos tools
+
+build: ## the tandem binary
+	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
+
+demo: build ## boot a fault-tolerant pair, kill the primary, lose nothing
+	$(BIN) demo $(DEMO)
+
+test: tools check unit e2e ## all tests
+
+check: ## formatting and vet
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+
+unit: ## tests of packages
+	$(GO) test -timeout 20m ./...
+
+e2e: build ## the whole system on this machine: a real kernel, a real socket, a real kill
+	TANDEM=$(CURDIR)/$(BIN) $(GO) test -tags e2e -timeout 30m -v ./e2e/
+
+N ?= 100
+chaos: build ## kill a replica at N random moments of a load
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
+
+# Debian packages that the tests use beside Go: oracles and standard clients.
+TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu \
+	device-tree-compiler e2fsprogs nbdkit qemu-utils libnbd-bin iproute2
+tools: ## install what the tests need, as root; otherwise name it
+	@missing=$$(for p in $(TOOLS); do dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'install ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing for the tests:" $$missing; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "the tests need these Debian packages:" $$missing; echo "install them: apt-get install" $$missing; exit 1; \
+	fi

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+// Package e2e tests tandem as its users meet it: the binary, real kernels, real
+// sockets, real kills. TANDEM names the binary.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tandem/demo"
+)
+
+// patience bounds one command; it is no measure of anything.
+const patience = 5 * time.Minute
+
+func binary(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("TANDEM")
+	if path == "" {
+		t.Fatal("TANDEM does not name the binary: run make e2e")
+	}
+	return path
+}
+
+// tandem runs a command and returns its output and exit code.
+func tandem(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary(t), args...)
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("tandem %s: %v", strings.Join(args, " "), err)
+	}
+	return out.String(), diag.String(), cmd.ProcessState.ExitCode()
+}
+
+// imageDir builds the demo's guest, once, in the user's cache.
+var imageDir = sync.OnceValues(func() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "tandem", "images", "demo")
+	if _, err := os.Stat(filepath.Join(dir, "image.json")); err == nil {
+		return dir, nil
+	}
+	cmd := exec.Command(os.Getenv("TANDEM"), "image", "build", dir, "--packages", "redis-server")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	return dir, cmd.Run()
+})
+
+// guest makes a copy of the image that a test may write to.
+func guest(t *testing.T) string {
+	t.Helper()
+	binary(t)
+	from, err := imageDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"kernel", "initrd", "image.json", "disk.raw"} {
+		if b, err := exec.Command("cp", "--sparse=always", filepath.Join(from, name), dir).CombinedOutput(); err != nil {
+			t.Fatalf("copy the image: %v: %s", err, b)
+		}
+	}
+	return dir
+}
+
+// console is a VM whose console the test reads and types at.
+type console struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	in    io.WriteCloser
+	lines chan string
+	seen  strings.Builder
+}
+
+func start(t *testing.T, args ...string) *console {
+	t.Helper()
+	c := &console{t: t, cmd: exec.Command(binary(t), args...), lines: make(chan string, 10_000)}
+	var err error
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.cmd.Stderr = os.Stderr
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.cmd.Process.Kill() })
+	go func() {
+		for in := bufio.NewScanner(out); in.Scan(); {
+			c.lines <- in.Text()
+		}
+		close(c.lines)
+	}()
+	return c
+}
+
+func (c *console) typeLine(s string) { fmt.Fprintln(c.in, s) }
+
+// expect reads up to a line that contains text.
+func (c *console) expect(text string) string {
+	c.t.Helper()
+	limit := time.After(patience)
+	for {
+		select {
+		case line, ok := <-c.lines:
+			if !ok {
+				c.t.Fatalf("the VM ended before it printed %q:\n%s", text, c.tail())
+			}
+			c.seen.WriteString(line + "\n")
+			if strings.Contains(line, text) {
+				return line
+			}
+		case <-limit:
+			c.t.Fatalf("the VM never printed %q:\n%s", text, c.tail())
+		}
+	}
+}
+
+func (c *console) tail() string {
+	s := c.seen.String()
+	return s[max(0, len(s)-4000):]
+}
+
+// wait returns the exit code.
+func (c *console) wait() int {
+	c.t.Helper()
+	for range c.lines {
+	}
+	c.cmd.Wait()
+	return c.cmd.ProcessState.ExitCode()
+}
+
+const ready = "tandem: guest ready"
+
+// A stock Debian kernel boots with 1, 2 and 4 harts; reboot and poweroff in the guest work.
+func TestHarts(t *testing.T) {
+	for _, n := range []string{"1", "2", "4"} {
+		t.Run(n, func(t *testing.T) {
+			c := start(t, "run", guest(t), "--cpus", n)
+			c.expect(ready)
+			c.typeLine("echo harts=$(nproc)")
+			c.expect("harts=" + n)
+			if n != "4" {
+				c.typeLine("reboot -f")
+				c.expect(ready)
+			}
+			c.typeLine("poweroff -f")
+			if code := c.wait(); code != 0 {
+				t.Errorf("exit code %d after poweroff", code)
+			}
+		})
+	}
+}
+
+// A recording of a boot with disk and network traffic replays with equal hashes;
+// a flipped bit in the log is found.
+func TestRecordReplay(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "boot.log")
+	c := start(t, "run", guest(t), "--record", log, "--cpus", "2")
+	c.expect(ready)
+	c.typeLine("redis-cli set key recorded; sync; busybox wget -O /dev/null http://10.77.0.1:9/; echo done=$((40+2))")
+	c.expect("done=42")
+	c.typeLine("poweroff -f")
+	if code := c.wait(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	out, diag, code := tandem(t, "replay", log)
+	if code != 0 || !strings.Contains(out, "hashes equal") || strings.Contains(out, " 0 hashes") {
+		t.Fatalf("replay: exit code %d: %s%s", code, out, diag)
+	}
+	t.Log(strings.TrimSpace(out))
+	flip(t, log)
+	out, diag, code = tandem(t, "replay", log)
+	if code != 1 || !strings.Contains(diag, "step") || strings.Contains(diag, "goroutine") {
+		t.Errorf("replay of a damaged log: exit code %d: %s%s", code, out, diag)
+	}
+}
+
+// flip changes one bit in the middle of a file.
+func flip(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1)
+	at := st.Size() * 9 / 10
+	if _, err := f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 4
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runDemo runs the demo and returns its summary.
+func runDemo(t *testing.T, args ...string) demo.Summary {
+	t.Helper()
+	out, diag, code := tandem(t, append([]string{"demo", "--format", "json"}, args...)...)
+	if code != 0 {
+		t.Fatalf("exit code %d:\n%s%s", code, out, diag)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	var s demo.Summary
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &s); err != nil {
+		t.Fatalf("the last line is no object: %v:\n%s", err, out)
+	}
+	t.Log(out)
+	return s
+}
+
+func check(t *testing.T, s demo.Summary) {
+	t.Helper()
+	if s.Acknowledged == 0 || s.Lost != 0 || s.Reconnects != 0 {
+		t.Errorf("%d writes acknowledged, %d lost, %d reconnects", s.Acknowledged, s.Lost, s.Reconnects)
+	}
+}
+
+// Killing the backup costs nothing: the primary goes on alone.
+func TestKillBackup(t *testing.T) { check(t, runDemo(t, "--kill", "backup")) }
+
+// Killing the primary at random moments of a load loses no acknowledged write and
+// opens no second connection.
+func TestChaos(t *testing.T) {
+	rounds := 2
+	if s := os.Getenv("TANDEM_CHAOS"); s != "" {
+		fmt.Sscan(s, &rounds)
+	}
+	for i := range rounds {
+		// Spread over a second and a half, so that kills meet all phases of a write.
+		before := 2*time.Second + time.Duration(i*7919%1500)*time.Millisecond
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			check(t, runDemo(t, "--before", before.String(), "--after", "3s"))
+		})
+	}
+}
+
+// Bad input gets one line that says what and what to do, exit code 1, no stack trace.
+func TestBadInput(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	img := guest(t)
+	kernel, err := os.ReadFile(filepath.Join(img, "kernel"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no kernel file", []string{"run", "--kernel", dir + "/none"}, "none: no such file"},
+		{"truncated kernel", []string{"run", "--kernel", write("cut", kernel[:len(kernel)/2])}, "cut short"},
+		{"text as kernel", []string{"run", "--kernel", write("text", []byte("hello"))}, "not a Linux Image"},
+		{"ELF of this host", []string{"run", "--elf", binary(t)}, "EM_X86_64"},
+		{"no disk", []string{"run", img, "--disk", dir + "/nodisk"}, "nodisk"},
+		{"no image", []string{"run", dir}, "tandem image build"},
+		{"too little memory", []string{"run", img, "--memory", "16M"}, "--memory"},
+		{"log that is none", []string{"replay", write("nolog", []byte("no log at all, but long enough for a prefix"))}, "nolog"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, diag, code := tandem(t, c.args...)
+			lines := strings.Count(strings.TrimSpace(diag), "\n") + 1
+			if code != 1 || lines != 1 || !strings.Contains(diag, c.want) || strings.Contains(diag, "goroutine") {
+				t.Errorf("exit code %d, want %q in one line: %s%s", code, c.want, out, diag)
+			}
+		})
+	}
+}
