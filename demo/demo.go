@@ -57,6 +57,7 @@ type Summary struct {
 	MedianAnswer   float64 `json:"median_answer_seconds"`
 	BootToService  float64 `json:"boot_to_service_seconds"`
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
+	OutputDelay    float64 `json:"output_delay_seconds"`
 }
 
 // vmName is the demo's VM; its lease and disk go by it.
@@ -236,6 +237,9 @@ func (s *story) load(ctx context.Context) error {
 		s.sum.LogBitsPerSec = float64(after.LogSentBytes-before.LogSentBytes) * 8 / time.Since(start).Seconds()
 	}
 	s.sum.ReplayLag = after.LagSeconds
+	if n := after.Outputs - before.Outputs; n > 0 {
+		s.sum.OutputDelay = (after.OutputDelay - before.OutputDelay) / float64(n)
+	}
 	s.say("load        %d writes acknowledged; log %.2f Mbit/s, execution lag %.1f ms", c.acknowledged(), s.sum.LogBitsPerSec/1e6, after.LagSeconds*1e3)
 	s.killed = time.Now()
 	if err := s.proc(string(s.Kill)).kill(); err != nil {
@@ -294,8 +298,9 @@ func (s Summary) Print(w io.Writer) {
   replay lag at the kill       %.1f ms
   from the kill to live        %.1f ms
   log rate                     %.2f Mbit/s
+  mean delay of a held output  %.2f ms
 `, s.Acknowledged, s.Lost, s.Reconnects, s.LongestGap*1e3, s.MedianAnswer*1e3, s.Detection*1e3,
-		s.ReplayLag*1e3, s.FailoverToLive*1e3, s.LogBitsPerSec/1e6)
+		s.ReplayLag*1e3, s.FailoverToLive*1e3, s.LogBitsPerSec/1e6, s.OutputDelay*1e3)
 }
 
 // JSON writes the summary as one object on one line.

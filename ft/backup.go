@@ -333,17 +333,25 @@ func (b *Backup) Deadline() Time {
 	case !b.paired() || !b.met:
 		return Never
 	}
-	at := min(b.beats.next, b.doom(b.cfg.Timeout))
+	at := min(b.beats.next, b.doom(b.patience()))
 	if b.agreed && b.acked != b.done {
 		at = min(at, b.nextAt)
 	}
 	return at
 }
 
+// patience is how long the primary may be silent; see Primary.patience.
+func (b *Backup) patience() Time {
+	if !b.active {
+		return b.cfg.Stall
+	}
+	return b.cfg.Timeout
+}
+
 // judge decides whether the primary is lost. A silent one may be alive and hold a
 // lease for Timeout after this side last heard of it, not longer.
 func (b *Backup) judge() {
-	if why := b.verdict(b.cfg.Timeout); why != "" {
+	if why := b.verdict(b.patience()); why != "" {
 		b.lost(why)
 	}
 }

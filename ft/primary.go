@@ -405,7 +405,7 @@ func (p *Primary) Deadline() Time {
 	if !p.paired() || !p.met {
 		return Never
 	}
-	at := min(p.beats.next, p.doom(p.cfg.PrimaryTimeout))
+	at := min(p.beats.next, p.doom(p.patience()))
 	if _, since := p.log.waiting(); p.agreed && !p.blocked && since != Never {
 		at = min(at, since+p.cfg.FlushAfter)
 	}
@@ -415,9 +415,18 @@ func (p *Primary) Deadline() Time {
 	return at
 }
 
+// patience is how long the backup may be silent. Before it is ready nothing waits
+// for it and nobody can claim, so a host that is busy loading it has more time.
+func (p *Primary) patience() Time {
+	if !p.holding {
+		return p.cfg.Stall
+	}
+	return p.cfg.PrimaryTimeout
+}
+
 // judge decides whether the backup is lost.
 func (p *Primary) judge(now Time) {
-	why := p.verdict(p.cfg.PrimaryTimeout)
+	why := p.verdict(p.patience())
 	if why == "" && p.progress.silence >= p.cfg.Stall {
 		why = "alive, but it executes nothing"
 	}

@@ -34,7 +34,7 @@ func assemble(t testing.TB, name string, defines ...string) program {
 	}
 	path := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-march=rv64gc_zicbom_zicboz", "-mabi=lp64d", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-mcmodel=medany",
-		"-Wl,-N,--build-id=none,--no-relax,--no-warnings,-Ttext=0x80000000", "-o", path,
+		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments,-Ttext=0x80000000", "-o", path,
 		filepath.Join("testdata", "privileged", name+".S")}, defines...)
 	if out, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

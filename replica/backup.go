@@ -52,7 +52,7 @@ func (r *Replica) deadline() ft.Time {
 func (r *Replica) keepOutputs() {
 	for _, o := range r.rep.Outputs() {
 		if o.External() {
-			r.held = append(r.held, o)
+			r.held = append(r.held, heldOutput{o, r.now})
 		}
 	}
 }
@@ -64,7 +64,7 @@ func (r *Replica) applied(e event.Entry) {
 		r.keepOutputs()
 		n := 0
 		for n < len(r.held) && r.held[n].ID <= in.Last {
-			r.held[n] = event.Output{}
+			r.held[n] = heldOutput{}
 			n++
 		}
 		r.held = r.held[n:]
@@ -120,7 +120,7 @@ func (r *Replica) repeat(mark event.Seq, released event.OutputID) {
 	for _, o := range held {
 		if _, disk := o.Body.(event.DiskRequest); !disk && o.ID > released {
 			r.held = append(r.held, o)
-			r.hold(o, mark)
+			r.hold(o.Output, mark)
 		}
 	}
 	r.act()

@@ -212,7 +212,7 @@ func (r *Replica) collect() {
 				continue
 			}
 		}
-		r.held = append(r.held, o)
+		r.held = append(r.held, heldOutput{o, r.now})
 		if o.External() {
 			r.hold(o, seq)
 		}
@@ -259,8 +259,12 @@ func (r *Replica) behindHeld(q event.DiskRequest) bool {
 func (r *Replica) release(last event.OutputID) {
 	n := 0
 	for n < len(r.held) && (r.held[n].ID <= last || !r.held[n].External()) {
-		r.emit(r.held[n])
-		r.held[n] = event.Output{}
+		if r.held[n].External() {
+			r.stats.Released++
+			r.stats.Delay += r.clock() - r.held[n].since
+		}
+		r.emit(r.held[n].Output)
+		r.held[n] = heldOutput{}
 		n++
 	}
 	if r.held = r.held[n:]; len(r.held) == 0 {

@@ -99,7 +99,7 @@ type Replica struct {
 	pace pace
 
 	devices world.Devices
-	held    []event.Output // external outputs emitted and not known to have left, and what waits behind them
+	held    []heldOutput // external outputs emitted and not known to have left, and what waits behind them
 	entropy []event.EntropyRequest
 	idle    bool // the machine waits for an input or its timer
 	sinkErr error
@@ -109,6 +109,7 @@ type Replica struct {
 
 	claim, fence pendingQuestion
 	linked       bool // the channel is connected
+	acting       bool // act is under way
 	key          ft.Key
 	nextHash     ft.Time
 	hashStep     event.Step
@@ -118,11 +119,19 @@ type Replica struct {
 	stats        Stats
 }
 
+// heldOutput is an output that waits for its release.
+type heldOutput struct {
+	event.Output
+	since ft.Time
+}
+
 // Stats counts what went by, for metrics.
 type Stats struct {
 	LogBytes  uint64 // sent on the channel for the log, with its messages
 	Entries   uint64
 	Outputs   uint64
+	Released  uint64  // external outputs
+	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
 }
 
@@ -243,8 +252,14 @@ func (r *Replica) report(e Event) {
 	}
 }
 
-// act carries out what the protocol decided, until it has nothing more to say.
+// act carries out what the protocol decided, until it has nothing more to say. What
+// an action gives rise to comes after those that were decided with it.
 func (r *Replica) act() {
+	if r.acting {
+		return
+	}
+	r.acting = true
+	defer func() { r.acting = false }()
 	for r.done == nil {
 		var list []ft.Action
 		switch {

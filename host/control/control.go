@@ -42,6 +42,8 @@ type Status struct {
 	HeldOutputs    int     `json:"held_outputs"`
 	Released       uint64  `json:"released_output"`
 	Failovers      uint64  `json:"failovers"`
+	OutputDelay    float64 `json:"output_delay_seconds"` // sum over all outputs released
+	Outputs        uint64  `json:"outputs_released"`
 }
 
 // refresh is how often the status is taken while the replica is busy.
@@ -128,6 +130,7 @@ func take(r *replica.Replica) Status {
 		LogSentBytes: n.LogBytes, LogBufferBytes: p.LogBytes, Entries: n.Entries,
 		Last: uint64(p.Last), Acknowledged: uint64(p.Acked), Executed: uint64(p.Backup.Executed),
 		HeldOutputs: p.Held, Released: uint64(p.Released), Failovers: n.Failovers,
+		OutputDelay: seconds(n.Delay), Outputs: n.Released,
 	}
 	if m := r.Machine(); m != nil {
 		s.Step, s.GuestSeconds = uint64(m.Step()), float64(m.Time())/1e7

@@ -195,7 +195,7 @@ func TestOrder(t *testing.T) {
 	}
 	run := func(e *end, mine, theirs int) error {
 		sent, got := 0, 0
-		for got < count {
+		for got < count || sent < count {
 			for sent < count && e.Backlog() < 4<<20 {
 				e.Send(packet(mine, sent))
 				if sent++; sent%3 == 0 || sent == count {
@@ -372,6 +372,7 @@ func TestBusy(t *testing.T) {
 func TestSupersede(t *testing.T) {
 	listener, dialer := pair(t, "127.0.0.1:0")
 	dialer.say("old")
+	listener.inbox.await(t, 1)
 	// The dialer forgets its connection without a word to the listener, as if a
 	// firewall between them had reset its side.
 	lost := dialer.current

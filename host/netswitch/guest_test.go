@@ -67,6 +67,11 @@ func newGuest(t *testing.T, mac vswitch.MAC, offloads bool) *guest {
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
 	})
+	for _, set := range receiveWindow(g.stack) { // for the reason given at receiveBuffer
+		if err := set(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var card stack.LinkEndpoint = g.link
 	if !offloads {
 		card = plainLink{g.link}

@@ -65,7 +65,7 @@ func TestForward(t *testing.T) {
 			g.echo(7)
 			client := dialHost(t, s.Addrs()[0])
 			exchange(t, client, []byte("hello"))
-			exchange(t, client, pattern(2<<20))
+			exchange(t, client, pattern(32<<20)) // more than all buffers hold: both directions fill up
 			client.(*net.TCPConn).CloseWrite()
 			if n, err := client.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("after the end of both sides: %d bytes, %v; want EOF", n, err)

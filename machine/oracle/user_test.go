@@ -58,7 +58,7 @@ func buildUser(t *testing.T) (path string, symbols map[string]uint64) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "user")
 	args := []string{"-march=rv64gc", "-mabi=lp64d", "-nostdlib", "-static", "-fno-pic", "-no-pie",
-		"-Wl,-N,--build-id=none,--no-relax,--no-warnings", "-o", path, "testdata/user.S"}
+		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments", "-o", path, "testdata/user.S"}
 	for section, addr := range map[string]int{".text": textAt, ".cases": casesAt, ".results": resultsAt} {
 		args = append(args, fmt.Sprintf("-Wl,--section-start=%s=%#x", section, addr))
 	}

@@ -7,6 +7,14 @@
 #define PTE(reg, symbol, flags) la reg, symbol; srli reg, reg, 2; ori reg, reg, (flags)&0x7ff
 #define SETPTE(index, symbol, flags) PTE(t0, symbol, flags); la t1, leaf; sd t0, 8*(index)(t1)
 
+#if LEVELS == 3
+#define ROOT giga
+#elif LEVELS == 4
+#define ROOT top4
+#else
+#define ROOT top5
+#endif
+
 /* SATP computes satp for a root table. */
 #define SATP(reg, symbol) la reg, symbol; srli reg, reg, 12; li t6, (LEVELS+5)<<60; or reg, reg, t6
 
@@ -34,14 +42,6 @@
 	csrr	t1, satp
 	SAME(t0, t1)
 	.endm
-
-#if LEVELS == 3
-#define ROOT giga
-#elif LEVELS == 4
-#define ROOT top4
-#else
-#define ROOT top5
-#endif
 
 	.section .bss
 	.align	12
