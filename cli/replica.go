@@ -83,7 +83,9 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 
 // copyOfVM is what both roles need to run.
 type copyOfVM struct {
-	loop    *host.Loop
+	clock   *host.Clock
+	wake    func()
+	woken   <-chan struct{}
 	site    *site.Site
 	arbiter *claim.Folder
 	owner   string
@@ -104,7 +106,8 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	// A terminal's interrupt goes to all processes; a replica ends by its
 	// control socket, or with its VM.
 	signal.Ignore(os.Interrupt)
-	c = &copyOfVM{loop: host.NewLoop(), cfg: replica.DefaultConfig()}
+	c = &copyOfVM{clock: host.NewClock(), cfg: replica.DefaultConfig()}
+	c.wake, c.woken = host.Wake()
 	token := make([]byte, 16)
 	rand.Read(token)
 	c.owner = hex.EncodeToString(token)
@@ -114,7 +117,7 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	if c.tls, err = loadTLS(f.tls); err != nil {
 		return nil, err
 	}
-	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: slots, Wake: c.loop.Wake})
+	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: slots, Wake: c.wake})
 	console := io.Discard
 	if f.console != "" {
 		file, err := os.OpenFile(f.console, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -133,10 +136,10 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
 	c.cfg.Report = events.Report
-	c.world = replica.World{Clock: host.Clock, Entropy: host.Entropy, Site: c.site,
+	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
 		Terminal: term.NewWriter(console), RAM: guestRAM}
 	if f.control != "" {
-		if c.control, err = control.Listen(f.control, c.loop.Wake); err != nil {
+		if c.control, err = control.Listen(f.control, c.wake); err != nil {
 			return nil, err
 		}
 		c.closers = append(c.closers, c.control)
@@ -163,7 +166,7 @@ func loadTLS(dir string) (cfg link.Config, err error) {
 func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
-	err := c.loop.Run(ctx, func() (world.Time, bool) {
+	err := host.Run(ctx, c.clock, c.woken, func() (world.Time, bool) {
 		c.control.Serve(r)
 		return r.Turn()
 	})
@@ -206,7 +209,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err != nil {
 		return err
 	}
-	l, err := link.Listen(f.peer, c.tls, c.loop.Wake)
+	l, err := link.Listen(f.peer, c.tls, c.wake)
 	if err != nil {
 		return err
 	}
@@ -246,7 +249,7 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	l, err := link.Dial(f.peer, c.tls, c.loop.Wake)
+	l, err := link.Dial(f.peer, c.tls, c.wake)
 	if err != nil {
 		return err
 	}

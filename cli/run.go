@@ -68,8 +68,9 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	if err != nil {
 		return err
 	}
-	loop := host.NewLoop()
-	s := site.New(site.Config{Slots: vm.slots, Wake: loop.Wake})
+	clock := host.NewClock()
+	wake, woken := host.Wake()
+	s := site.New(site.Config{Slots: vm.slots, Wake: wake})
 	devices, err := s.OpenNow(0)
 	if err != nil {
 		return err
@@ -81,18 +82,18 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	if err != nil {
 		return err
 	}
-	console, err := term.Open(loop.Wake)
+	console, err := term.Open(wake)
 	if err != nil {
 		return err
 	}
 	defer console.Close()
-	r, err := replica.NewPrimary(cfg, replica.World{Clock: host.Clock, Entropy: host.Entropy, Site: s, Terminal: console}, m, 1, devices)
+	r, err := replica.NewPrimary(cfg, replica.World{Clock: clock, Entropy: host.Entropy{}, Site: s, Terminal: console}, m, 1, devices)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := console.Context(ctx)
 	defer cancel()
-	err = loop.Run(ctx, r.Turn)
+	err = host.Run(ctx, clock, woken, r.Turn)
 	console.Close()
 	if err := closeRecord(); err != nil {
 		return err
