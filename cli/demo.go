@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,8 +29,8 @@ func demoCommand() *cobra.Command {
 			if format != "text" && format != "json" {
 				return usageError{fmt.Errorf("--format %s: choose text or json", format)}
 			}
-			if kill != string(demo.KillPrimary) && kill != string(demo.KillBackup) {
-				return usageError{fmt.Errorf("--kill %s: choose primary or backup", kill)}
+			if !slices.Contains(demo.Victims, demo.Victim(kill)) {
+				return usageError{fmt.Errorf("--kill %s: choose one of %v", kill, demo.Victims)}
 			}
 			return runDemo(c, o, demo.Victim(kill), format, c.OutOrStdout())
 		},
@@ -39,7 +40,7 @@ func demoCommand() *cobra.Command {
 	f.DurationVar(&o.Before, "before", 5*time.Second, "load before the kill")
 	f.DurationVar(&o.After, "after", 5*time.Second, "load after the kill")
 	f.StringVar(&o.Memory, "memory", "512M", "guest memory")
-	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary or backup")
+	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), or stopped (a primary that sleeps and wakes)")
 	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")
 	return c
 }

@@ -82,7 +82,7 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	if err != nil {
 		return err
 	}
-	console, err := term.Open(wake)
+	console, err := term.New(os.Stdin, os.Stdout, wake)
 	if err != nil {
 		return err
 	}
@@ -91,8 +91,15 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := console.Context(ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go func() {
+		select {
+		case <-console.Quit():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	err = host.Run(ctx, clock, woken, r.Turn)
 	console.Close()
 	if err := closeRecord(); err != nil {

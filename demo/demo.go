@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"tandem/host/certs"
@@ -43,7 +44,12 @@ type Victim string
 const (
 	KillPrimary Victim = "primary"
 	KillBackup  Victim = "backup"
+	KillBoth    Victim = "both"    // and start the VM again from its disk
+	StopPrimary Victim = "stopped" // SIGSTOP until the backup is live, then SIGCONT
 )
+
+// Victims are all there are.
+var Victims = []Victim{KillPrimary, KillBackup, KillBoth, StopPrimary}
 
 // Summary is what came of it.
 type Summary struct {
@@ -78,6 +84,7 @@ type story struct {
 	procs []*process
 	image *image.Image
 	addr  string // of the database on the host
+	peer  string // where the primary waits for the backup
 
 	killed time.Time
 	sum    Summary
@@ -158,7 +165,8 @@ func (s *story) startServices(ctx context.Context) error {
 		}
 	}
 	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
-	return s.startReplicas(ports[1])
+	s.peer = ports[1]
+	return s.startReplicas()
 }
 
 // makeCerts makes the authority by which the replicas know each other.
@@ -176,13 +184,13 @@ func (s *story) makeCerts() error {
 const guestIP = "10.77.0.2"
 
 // startReplicas starts primary and backup.
-func (s *story) startReplicas(peer string) error {
+func (s *story) startReplicas() error {
 	size := fmt.Sprint(s.image.Manifest.DiskSize)
 	common := []string{"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
 		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"), "--disk-size", size,
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}
 	for _, role := range []struct{ name, flag string }{{"primary", "--listen"}, {"backup", "--dial"}} {
-		args := append([]string{"replica", role.name, role.flag, peer,
+		args := append([]string{"replica", role.name, role.flag, s.peer,
 			"--console", s.path(role.name + ".console"), "--events", s.path(role.name + ".events"),
 			"--control", s.path(role.name + ".sock")}, common...)
 		if err := s.start(role.name, args...); err != nil {
@@ -241,13 +249,16 @@ func (s *story) load(ctx context.Context) error {
 		s.sum.OutputDelay = (after.OutputDelay - before.OutputDelay) / float64(n)
 	}
 	s.say("load        %d writes acknowledged; log %.2f Mbit/s, execution lag %.1f ms", c.acknowledged(), s.sum.LogBitsPerSec/1e6, after.LagSeconds*1e3)
-	s.killed = time.Now()
-	if err := s.proc(string(s.Kill)).kill(); err != nil {
+	if err := s.strike(ctx); err != nil {
 		return err
 	}
-	s.say("KILL -9     the %s, process %d", s.Kill, s.proc(string(s.Kill)).pid())
 	if err := c.write(ctx, s.After); err != nil {
 		return err
+	}
+	if s.Kill == StopPrimary {
+		if err := s.wakePrimary(ctx); err != nil {
+			return err
+		}
 	}
 	s.tellFailover()
 	s.sum.LongestGap, s.sum.MedianAnswer = c.longestGap().Seconds(), c.median().Seconds()
@@ -261,11 +272,67 @@ func (s *story) load(ctx context.Context) error {
 	return nil
 }
 
+// strike does to the pair what the demo is about.
+func (s *story) strike(ctx context.Context) error {
+	s.killed = time.Now()
+	switch s.Kill {
+	case StopPrimary:
+		s.say("STOP        the primary, process %d", s.proc("primary").pid())
+		return s.proc("primary").signal(syscall.SIGSTOP)
+	case KillBoth:
+		return s.killBoth(ctx)
+	}
+	victim := s.proc(string(s.Kill))
+	s.say("KILL -9     the %s, process %d", s.Kill, victim.pid())
+	return victim.kill()
+}
+
+// killBoth loses both copies and starts the VM again from its disk, in a new epoch.
+func (s *story) killBoth(ctx context.Context) error {
+	for _, role := range []string{"primary", "backup"} {
+		p := s.proc(role)
+		s.say("KILL -9     the %s, process %d", role, p.pid())
+		if err := p.kill(); err != nil {
+			return err
+		}
+		<-p.done
+		s.forget(role)
+	}
+	if err := s.startReplicas(); err != nil {
+		return err
+	}
+	if err := s.startPair(ctx); err != nil {
+		return err
+	}
+	return s.waitForService(ctx)
+}
+
+// wakePrimary lets a stopped primary go on, which must find that it has lost.
+func (s *story) wakePrimary(ctx context.Context) error {
+	p := s.proc("primary")
+	s.say("CONT        the old primary wakes")
+	if err := p.signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	if err := waitFor(ctx, startTimeout, p.ended); err != nil {
+		return fmt.Errorf("the old primary did not halt: %w", err)
+	}
+	for _, e := range readEvents(s.path("primary.events")) {
+		if e.To == "Halted" {
+			s.say("            the old primary: %s → Halted: %s", e.From, e.Text)
+		}
+	}
+	return nil
+}
+
 // tellFailover reads what the survivor wrote about it.
 func (s *story) tellFailover() {
 	survivor := "backup"
-	if s.Kill == KillBackup {
+	switch s.Kill {
+	case KillBackup:
 		survivor = "primary"
+	case KillBoth:
+		return // nobody survived
 	}
 	for _, e := range readEvents(s.path(survivor + ".events")) {
 		d := e.Time.Sub(s.killed)

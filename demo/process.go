@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -74,6 +75,13 @@ func (p *process) ended() bool {
 
 // kill is kill -9.
 func (p *process) kill() error { return p.cmd.Process.Kill() }
+
+func (p *process) signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// forget drops a process that has ended, so that another takes its name.
+func (s *story) forget(name string) {
+	s.procs = slices.DeleteFunc(s.procs, func(p *process) bool { return p.name == name })
+}
 
 // until waits for a condition, and gives up when a process has ended.
 func (s *story) until(ctx context.Context, limit time.Duration, ok func() bool) error {

@@ -250,6 +250,16 @@ func check(t *testing.T, s demo.Summary) {
 // Killing the backup costs nothing: the primary goes on alone.
 func TestKillBackup(t *testing.T) { check(t, runDemo(t, "--kill", "backup")) }
 
+// Killing both loses nothing that was acknowledged: redis flushed it first.
+func TestKillBoth(t *testing.T) {
+	if s := runDemo(t, "--kill", "both", "--before", "3s", "--after", "2s"); s.Acknowledged == 0 || s.Lost != 0 {
+		t.Errorf("%d writes acknowledged, %d lost", s.Acknowledged, s.Lost)
+	}
+}
+
+// A primary that is stopped until the backup is live halts when it wakes.
+func TestStoppedPrimary(t *testing.T) { check(t, runDemo(t, "--kill", "stopped")) }
+
 // Killing the primary at random moments of a load loses no acknowledged write and
 // opens no second connection.
 func TestChaos(t *testing.T) {

@@ -51,12 +51,13 @@ var scenarios = []struct{ why, lines string }{
 		open a 1 primary 1 -> 1
 		open a 2 backup 1 -> 2
 		open b 1 primary 2 -> 3
-		frame 1 7 * -> 3
+		open c 1 primary 3 -> 4
+		frame 1 7 * -> 3 4
 		activate 2 2 -> ok closes 1
 		frame 1 1 * -> none
 		frame 3 2 1 -> 2
 		frame 3 2 7 -> 2
-		frame 3 2 * -> 2
+		frame 3 2 * -> 2 4
 		activate 2 2 -> ok`},
 	{"a replica that comes back with an old epoch is refused, even when nobody of the VM is attached", `
 		open a 2 primary 1 -> 1

@@ -50,8 +50,8 @@ const (
 	busy
 )
 
-var errBusy = errors.New("it has a live connection to another replica; " +
-	"if there is none, it will notice within its detection timeout")
+var errBusy = errors.New("the listening replica has a live connection to another one; " +
+	"if that one is dead, it will notice within its detection timeout")
 
 func (g greeting) send(w io.Writer) error {
 	b := append(magic[:len(magic):len(magic)], version)

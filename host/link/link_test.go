@@ -356,7 +356,7 @@ func TestBusy(t *testing.T) {
 	listener.want(world.Connected)
 	first.want(world.Connected)
 	second := open(t, Dial, listener.Addr().String(), config(t, ca))
-	second.log.await(t, "it has a live connection to another replica")
+	second.log.await(t, "has a live connection to another one")
 	first.say("hello")
 	listener.hear("hello")
 	listener.Hangup()

@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -311,6 +313,93 @@ func TestReconnect(t *testing.T) {
 	exchange(t, dialHost(t, second.Addrs()[0]), []byte("hello"))
 	if _, err := Dial(addr, primary(1), func() {}); !errors.Is(err, vswitch.ErrStale) {
 		t.Errorf("epoch 1 attached to the new switch: %v", err)
+	}
+}
+
+// The answer to an Activate waits for a frame of the old epoch that is still on
+// its way, although the old port is closed at once.
+func TestFenceDrains(t *testing.T) {
+	s := unixSwitch(t, Config{})
+	dialPort(t, s.addr, primary(1), func() {})
+	dialPort(t, s.addr, backup(1), func() {})
+	infos := s.Ports()
+	oldID, nextID := infos[1].ID, infos[2].ID
+	s.mu.Lock()
+	old := s.ports[oldID]
+	s.mu.Unlock()
+	old.moving.Lock() // as while a frame is being forwarded
+	answered := make(chan error, 1)
+	go func() { answered <- s.activate(nextID, 2) }()
+	for len(s.Ports()) == 3 {
+		runtime.Gosched()
+	}
+	for range 10_000 {
+		runtime.Gosched()
+	}
+	select {
+	case <-answered:
+		t.Error("the fence was said to be complete while a frame was on its way")
+		old.moving.Unlock()
+	default:
+		old.moving.Unlock()
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// hookConn calls after once it has written the hello.
+type hookConn struct {
+	net.Conn
+	after func()
+}
+
+func (c hookConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.after()
+	return n, err
+}
+
+// An Activate that comes while the port is attaching as a backup is not lost.
+func TestActivateWhileAttaching(t *testing.T) {
+	s := unixSwitch(t, Config{})
+	var p *Port
+	dials := 0
+	dial := func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "unix", s.addr)
+		dials++
+		if dials != 2 || err != nil {
+			return c, err
+		}
+		return hookConn{c, sync.OnceFunc(func() {
+			p.mu.Lock() // what Activate does without a connection
+			p.hello.Role, p.hello.Epoch = vswitch.Primary, 2
+			p.mu.Unlock()
+		})}, nil
+	}
+	p, err := DialWith("test", dial, backup(1), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	s.mu.Lock()
+	for _, q := range s.ports {
+		q.conn.Close() // the port attaches again
+	}
+	s.mu.Unlock()
+	for end := time.After(patience); ; {
+		p.mu.Lock()
+		done, changed := p.confirmed == 2, p.changed
+		p.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-end:
+			t.Fatal("the switch was never told of epoch 2")
+		}
 	}
 }
 

@@ -1,159 +1,247 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package term is the other end of a guest's console: this process's terminal,
-// or a file.
+// Package term is the console's other end on standard input and output.
 //
-// On a terminal all keys go to the guest, Ctrl-C too. Ctrl-A begins a command,
-// as people know it from QEMU's -nographic: x leaves, Ctrl-A sends one Ctrl-A, h
-// prints help.
+// On a terminal the guest gets every key, Ctrl-C too, so the terminal is in raw
+// mode and Ctrl-A leads to tandem itself, as in QEMU:
+//
+//	Ctrl-A x        quit
+//	Ctrl-A h, ?     help
+//	Ctrl-A Ctrl-A   send one Ctrl-A to the guest
+//
+// Where input is a file or a pipe every byte is the guest's.
+//
+// Both directions have bounds. Output to a terminal that is stuck (an ssh session
+// that hangs) is dropped beyond 1 MiB, and a note says how much; a file or pipe
+// must be complete, so there Write waits. Keys that the guest doesn't read are
+// dropped beyond 64 KiB, since Ctrl-A must always work; a pipe waits.
 package term
 
 import (
-	"context"
-	"io"
+	"errors"
+	"fmt"
 	"os"
 	"sync"
 
-	xterm "golang.org/x/term"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"tandem/world"
 )
 
-const (
-	escape    = 1 // Ctrl-A
-	maxTyped  = 64 << 10
-	readChunk = 1024
-	helpText  = "\r\nCtrl-A x  leave (the VM's plug is pulled)\r\nCtrl-A Ctrl-A  send Ctrl-A\r\n"
-)
+const maxInput = 64 << 10 // bytes typed and not yet read by the guest
 
-// Writer prints a console to an io.Writer. Bytes that a new primary repeats are
-// printed once.
-type Writer struct {
-	w    io.Writer
-	next uint64
-}
-
-// NewWriter returns a terminal that nobody types at.
-func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
-
-// Write implements world.Terminal.
-func (t *Writer) Write(offset uint64, b []byte) {
-	end := offset + uint64(len(b))
-	if end <= t.next {
-		return
-	}
-	if offset < t.next {
-		b = b[t.next-offset:]
-	}
-	t.next = end
-	t.w.Write(b)
-}
-
-// Read implements world.Terminal.
-func (t *Writer) Read() []byte { return nil }
-
-// Terminal is standard input and output.
+// Terminal is a world.Terminal. Restore, Quit and Close may be called by any
+// goroutine.
 type Terminal struct {
-	Writer
+	out    *Writer
+	in     *os.File
 	wake   func()
-	before *xterm.State // nil if standard input is no terminal
 	quit   chan struct{}
-	once   sync.Once
+	asleep *os.File      // the other end of stop
+	stop   *os.File      // its closing ends the reader
+	done   chan struct{} // the reader has ended
 
-	mu    sync.Mutex
-	typed []byte
+	raw     *term.State // as it was before; nil if input is no terminal
+	restore sync.Once
+
+	mu     sync.Mutex
+	room   sync.Cond
+	input  []byte
+	closed bool
+	ended  sync.Once
 }
 
-// Open puts the terminal into raw mode, if there is one, and reads what is typed.
-func Open(wake func()) (*Terminal, error) {
-	t := &Terminal{Writer: Writer{w: os.Stdout}, wake: wake, quit: make(chan struct{})}
-	if fd := int(os.Stdin.Fd()); xterm.IsTerminal(fd) {
-		var err error
-		if t.before, err = xterm.MakeRaw(fd); err != nil {
-			return nil, err
+var _ world.Terminal = (*Terminal)(nil)
+
+// New connects in and out, usually os.Stdin and os.Stdout, to a console. It puts a
+// terminal into raw mode, so the caller must see to Restore on each way out:
+//
+//	t, err := term.New(os.Stdin, os.Stdout, wake)
+//	…
+//	defer t.Close()
+//
+// A deferred call runs in a panic of its goroutine too; for signals call Restore
+// before the process ends. Wake, which must not block, is called when Read may
+// have something.
+func New(in, out *os.File, wake func()) (*Terminal, error) {
+	asleep, stop, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("open the terminal: %w", err)
+	}
+	t := &Terminal{
+		in: in, wake: wake, asleep: asleep, stop: stop,
+		quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	t.room.L = &t.mu
+	if fd := int(in.Fd()); term.IsTerminal(fd) {
+		if t.raw, err = term.MakeRaw(fd); err != nil {
+			asleep.Close()
+			stop.Close()
+			return nil, fmt.Errorf("put the terminal into raw mode: %w; run with input from a file to do without", err)
 		}
 	}
-	// A read of standard input can't be ended; the goroutine ends with the process.
+	t.out = newWriter(out, !term.IsTerminal(int(out.Fd())))
 	go t.read()
 	return t, nil
 }
 
-// Close gives the terminal back.
-func (t *Terminal) Close() error {
-	var err error
-	t.once.Do(func() {
-		if t.before != nil {
-			err = xterm.Restore(int(os.Stdin.Fd()), t.before)
+// Interactive reports that input is a terminal.
+func (t *Terminal) Interactive() bool { return t.raw != nil }
+
+// Quit is closed when the user has typed Ctrl-A x.
+func (t *Terminal) Quit() <-chan struct{} { return t.quit }
+
+// Write prints b, as in world.Terminal.
+func (t *Terminal) Write(offset uint64, b []byte) { t.out.Write(offset, b) }
+
+// Read returns what was typed.
+func (t *Terminal) Read() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.input
+	t.input = nil
+	t.room.Broadcast()
+	return b
+}
+
+// Restore gives the terminal back as it was found.
+func (t *Terminal) Restore() {
+	t.restore.Do(func() {
+		if t.raw != nil {
+			term.Restore(int(t.in.Fd()), t.raw)
 		}
+	})
+}
+
+// Close prints what is left, restores the terminal and waits for the reader. It
+// returns the first error of printing.
+func (t *Terminal) Close() error {
+	err := t.out.Close()
+	t.Restore()
+	t.ended.Do(func() {
+		t.mu.Lock()
+		t.closed = true
+		t.room.Broadcast()
+		t.mu.Unlock()
+		t.stop.Close()
+		<-t.done
+		t.asleep.Close()
 	})
 	return err
 }
 
-// Context returns a context that ends when the user leaves.
-func (t *Terminal) Context(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		select {
-		case <-t.quit:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
-}
-
-// Read implements world.Terminal.
-func (t *Terminal) Read() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b := t.typed
-	t.typed = nil
-	return b
-}
-
+// read passes on input until its end, or Close.
 func (t *Terminal) read() {
-	buf := make([]byte, readChunk)
-	escaped := false
-	for {
-		n, err := os.Stdin.Read(buf)
-		var out []byte
-		for _, c := range buf[:n] {
-			switch {
-			case t.before == nil:
-				out = append(out, c)
-			case !escaped && c == escape:
-				escaped = true
-			case !escaped:
-				out = append(out, c)
-			default:
-				escaped = false
-				out = append(out, t.command(c)...)
-			}
+	defer close(t.done)
+	buf := make([]byte, 4096)
+	var keys escape
+	for t.ready() {
+		n, err := unix.Read(int(t.in.Fd()), buf)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
 		}
-		t.add(out)
-		if err != nil {
+		if n <= 0 || err != nil {
 			return
 		}
+		typed, command := buf[:n], command(none)
+		for len(typed) > 0 {
+			part := typed
+			if t.Interactive() {
+				part, typed, command = keys.next(typed)
+			} else {
+				typed = nil
+			}
+			t.give(part)
+			t.obey(command)
+		}
 	}
 }
 
-// command carries out what followed Ctrl-A.
-func (t *Terminal) command(c byte) []byte {
-	switch c {
-	case 'x', 'X':
-		close(t.quit)
-		select {} // nothing more is read
-	case 'h', '?':
-		io.WriteString(os.Stdout, helpText)
-	case escape:
-		return []byte{escape}
+// ready waits for input, false if there will be none any more.
+func (t *Terminal) ready() bool {
+	fds := []unix.PollFd{
+		{Fd: int32(t.in.Fd()), Events: unix.POLLIN},
+		{Fd: int32(t.asleep.Fd()), Events: unix.POLLIN},
 	}
-	return nil
+	for {
+		_, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && fds[1].Revents == 0
+	}
 }
 
-func (t *Terminal) add(b []byte) {
+func (t *Terminal) give(b []byte) {
 	t.mu.Lock()
-	if len(t.typed)+len(b) <= maxTyped {
-		t.typed = append(t.typed, b...)
+	for len(b) > 0 && !t.closed {
+		n := min(len(b), maxInput-len(t.input))
+		t.input = append(t.input, b[:n]...)
+		b = b[n:]
+		if n > 0 {
+			t.mu.Unlock()
+			t.wake()
+			t.mu.Lock()
+		}
+		if len(b) > 0 && t.Interactive() {
+			break
+		}
+		for len(b) > 0 && len(t.input) == maxInput && !t.closed {
+			t.room.Wait()
+		}
 	}
 	t.mu.Unlock()
-	t.wake()
+}
+
+func (t *Terminal) obey(c command) {
+	switch c {
+	case quit:
+		select {
+		case <-t.quit:
+		default:
+			close(t.quit)
+			t.wake()
+		}
+	case help:
+		t.out.note("\r\nCtrl-A x  quit\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n")
+	}
+}
+
+// command is what a key after Ctrl-A asks for.
+type command int
+
+const (
+	none command = iota
+	quit
+	help
+)
+
+const ctrlA = 1
+
+// escape finds commands among keys. It remembers a Ctrl-A between two reads.
+type escape struct{ pressed bool }
+
+// next splits typed into what is the guest's, a command behind it, and the rest.
+// An unknown command is dropped.
+func (e *escape) next(typed []byte) (guest, rest []byte, c command) {
+	if !e.pressed {
+		for i, k := range typed {
+			if k == ctrlA {
+				e.pressed = true
+				return typed[:i], typed[i+1:], none
+			}
+		}
+		return typed, nil, none
+	}
+	e.pressed = false
+	switch typed[0] {
+	case ctrlA:
+		return typed[:1], typed[1:], none
+	case 'x', 'X':
+		return nil, typed[1:], quit
+	case 'h', 'H', '?':
+		return nil, typed[1:], help
+	}
+	return nil, typed[1:], none
 }

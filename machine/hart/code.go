@@ -75,6 +75,13 @@ func (s *System) dropCodePage(p mem.PFN) {
 	}
 }
 
+// Forget drops all that is cached. It changes nothing that a guest can notice;
+// tests call it to show that.
+func (s *System) Forget() {
+	s.dropCode()
+	s.flushAll()
+}
+
 // CodeWritten implements mem.Watcher.
 func (s *System) CodeWritten(p mem.PFN) { s.dropCodePage(p) }
 

@@ -5,35 +5,35 @@
 #include "test.h"
 
 #define CLINT 0x02000000
-#define MSIP(reg, v) li t0, CLINT; li t1, v; sw t1, 0(t0)
+#define MSIP(v) li t0, CLINT; li t1, v; sw t1, 0(t0)
 #define MTIMECMP(v) li t0, CLINT+0x4000; li t1, v; sd t1, 0(t0)
 #define MIE 8
 #define SIE 2
 #define INT (1<<63)
 
-/* TAKEN: between the enabling instruction and the next, interrupt n of M is taken. */
-#define ENABLED csrsi mstatus, MIE
-#define TAKEN(n) la s11, 1f; li s2, -1; ENABLED; .word 0; 1: csrci mstatus, MIE; CHECK(s2, INT|n) CHECK(s3, 0)
+/* TAKEN: right after the enabling instruction interrupt n of M is taken. */
+#define TAKEN(n) la s11, 78f; li s2, -1; csrsi mstatus, MIE; .word 0; 78: CHECK(s2, INT|n) CHECK(s3, 0)
 
 main:
 	li	t0, -1
 	csrw	mie, t0
 	csrr	t0, mie
 	CHECK(t0, 0xaaa)
-	csrw	mideleg, -1
+	li	t0, -1
+	csrw	mideleg, t0
 	csrr	t0, mideleg
 	CHECK(t0, 0x222)
 	csrw	mideleg, zero
 
 	/* Pending, but not enabled: nothing. Then the highest first: MSI, MTI, SEI, SSI, STI. */
 	MTIMECMP(0)
-	MSIP(t0, 1)
+	MSIP(1)
 	li	t0, 0x222
 	csrs	mip, t0
 	csrr	t0, mip
 	CHECK(t0, 0x2aa)
 	TAKEN(3)
-	MSIP(t0, 0)
+	MSIP(0)
 	TAKEN(7)
 	MTIMECMP(-1)
 	csrr	t0, mip
@@ -71,10 +71,10 @@ main:
 	TAKEN(1)
 	CHECK(s5, 1)
 	csrci	mip, 2
-	MSIP(t0, 1)
+	MSIP(1)
 	TAKEN(3)
 	CHECK(s5, 3)
-	MSIP(t0, 0)
+	MSIP(0)
 	la	t0, handler
 	csrw	mtvec, t0
 
@@ -82,11 +82,11 @@ main:
 	csrci	mstatus, MIE
 	la	s11, 1f
 	li	s2, -1
-	MSIP(t0, 1)
+	MSIP(1)
 	TO_S
 1:	CHECK(s2, INT|3)
 	TO_M
-	MSIP(t0, 0)
+	MSIP(0)
 	li	t0, 0x222
 	csrw	mideleg, t0
 	la	t0, svectors+1
@@ -164,7 +164,8 @@ main:
 	csrr	t0, mip
 	CHECK(t0, 0x20)
 	csrs	mip, t0
-	csrw	stimecmp, -1
+	li	t1, -1
+	csrw	stimecmp, t1
 	csrr	t0, mip
 	CHECK(t0, 0)
 	li	t1, 1<<63
@@ -210,12 +211,28 @@ main:
 
 	.align	8
 vectors:
-	.set	n, 0
-	.rept	12
-	.if	n == 0
-	j	handler
+	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11
+	.if	\n == 1 || \n == 3
+	j	vector\n
 	.else
-	j	vector\@
+	j	handler
 	.endif
-	.set	n, n+1
 	.endr
+vector1: li	s5, 1
+	j	handler
+vector3: li	s5, 3
+	j	handler
+
+	.align	8
+svectors:
+	.irp	n, 0,1,2,3,4,5,6,7,8
+	j	shandler
+	.endr
+	li	s6, 9				/* and on to the handler */
+shandler:
+	csrr	s5, scause
+	csrw	sepc, s11
+	csrw	sie, zero
+	li	t5, 0x20			/* SPIE */
+	csrc	sstatus, t5
+	sret

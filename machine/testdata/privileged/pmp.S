@@ -139,14 +139,14 @@ main:
 	TRAPS(STORE_ACCESS, sd a2, 0(s0)) TVAL(s0)
 	TRAPS(FETCH_ACCESS, jalr s0) TVAL(s0)
 	TO_M
-	li	t0, NA4|PMP_R
+	li	t0, NAPOT|PMP_R
 	csrw	pmpcfg0, t0
 	TO_S
 	TRAPS(LOAD_ACCESS, ld a2, 0(s0)) TVAL(s0)	/* A could not be set */
 	TO_M
 	csrw	pmpcfg0, zero
 	SETPTE(0, pageA, V|R|W|A|D)
-	li	t0, NA4|PMP_R
+	li	t0, NAPOT|PMP_R
 	csrw	pmpcfg0, t0
 	TO_S
 	OK(ld a2, 0(s0))

@@ -6,7 +6,7 @@
  *
  * Traps go to M-mode, where the handler leaves mcause, mtval and mepc in s2, s3
  * and s4 and goes on at s11 in the mode that trapped; an ecall goes on behind
- * itself in M-mode. t5, t6 and s2 to s4 are the handler's, s11 is PROBE's.
+ * itself in M-mode, and so does an interrupt, at s11 with MIE clear. t5, t6 and s2 to s4 are the handler's, s11 is PROBE's.
  */
 #define CHECK(reg, value) \
 	li t6, value; beq reg, t6, 77f; mv t5, reg; li a0, __LINE__; j fail; 77:
@@ -72,10 +72,18 @@ handler:
 	beqz	t6, 1f
 	addi	t6, t5, -9
 	beqz	t6, 1f
+	addi	t6, t5, -11
+	beqz	t6, 1f
 	mv	s2, t5
 	csrr	s3, mtval
 	csrr	s4, mepc
 	csrw	mepc, s11
+	bltz	t5, 2f
+	mret
+2:	li	t6, 0x80			/* MPIE */
+	csrc	mstatus, t6
+	li	t6, 3<<11
+	csrs	mstatus, t6
 	mret
 1:	csrr	t6, mepc
 	addi	t6, t6, 4

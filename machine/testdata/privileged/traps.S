@@ -13,15 +13,7 @@ main:
 	/* tval of an illegal instruction is the instruction; of a compressed one its half. */
 	TRAPS(ILLEGAL, .word 0xdeadbeff)
 	CHECK(s3, 0xdeadbeff)
-	la	t0, 1f
-	SAME(s4, t0)
-	j	2f
-	.align	3
-1:	.word	0
-2:	la	s11, 2f
-	la	t0, 1b
-	jr	t0
-2:	CHECK(s2, ILLEGAL)
+	TRAPS(ILLEGAL, .word 0)
 	CHECK(s3, 0)
 	la	s11, 4f
 	.option	rvc
@@ -93,7 +85,7 @@ main:
 	andi	t1, t1, 3
 	CHECK(t1, \want)
 	srli	t0, t0, 63
-	CHECK(t0, (\want)==3)
+	CHECK(t0, \want/3)
 	.endm
 	fs_clean
 	fs_is	2
