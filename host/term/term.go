@@ -20,6 +20,7 @@ package term
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -34,13 +35,14 @@ const maxInput = 64 << 10 // bytes typed and not yet read by the guest
 // Terminal is a world.Terminal. Restore, Quit and Close may be called by any
 // goroutine.
 type Terminal struct {
-	out    *Writer
-	in     *os.File
-	wake   func()
-	quit   chan struct{}
-	asleep *os.File      // the other end of stop
-	stop   *os.File      // its closing ends the reader
-	done   chan struct{} // the reader has ended
+	out     *Writer
+	printer *printer // below out; nil if output is no terminal
+	in      *os.File
+	wake    func()
+	quit    chan struct{}
+	asleep  *os.File      // the other end of stop
+	stop    *os.File      // its closing ends the reader
+	done    chan struct{} // the reader has ended
 
 	raw     *term.State // as it was before; nil if input is no terminal
 	restore sync.Once
@@ -81,7 +83,12 @@ func New(in, out *os.File, wake func()) (*Terminal, error) {
 			return nil, fmt.Errorf("put the terminal into raw mode: %w; run with input from a file to do without", err)
 		}
 	}
-	t.out = newWriter(out, !term.IsTerminal(int(out.Fd())))
+	var w io.Writer = out
+	if term.IsTerminal(int(out.Fd())) {
+		t.printer = newPrinter(out)
+		w = t.printer
+	}
+	t.out = NewWriter(w)
 	go t.read()
 	return t, nil
 }
@@ -117,7 +124,10 @@ func (t *Terminal) Restore() {
 // Close prints what is left, restores the terminal and waits for the reader. It
 // returns the first error of printing.
 func (t *Terminal) Close() error {
-	err := t.out.Close()
+	err := t.out.Err()
+	if t.printer != nil {
+		err = errors.Join(err, t.printer.Close())
+	}
 	t.Restore()
 	t.ended.Do(func() {
 		t.mu.Lock()
