@@ -16,7 +16,7 @@ test: tools check unit e2e ## all tests
 
 check: ## formatting and vet
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
-	$(GO) vet ./...
+	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e
 
 unit: ## tests of packages
 	$(GO) test -timeout 20m ./...

@@ -178,7 +178,8 @@ func describe(vm machine.Config) ([]byte, error) {
 	}
 	c := state.Saver(zip)
 	vm.State(c)
-	return b.Bytes(), errors.Join(c.Err(), zip.Close())
+	err = errors.Join(c.Err(), zip.Close())
+	return b.Bytes(), err
 }
 
 // undescribe reads what describe wrote.

@@ -32,10 +32,16 @@ func assemble(t testing.TB, name string, defines ...string) program {
 	if err != nil {
 		t.Fatalf("riscv64-linux-gnu-gcc is not installed: apt install %s", packages)
 	}
+	dir := filepath.Join("testdata", "privileged")
+	for _, f := range []string{name + ".S", "test.h", "paging.h"} { // so that go test sees what the result depends on
+		if _, err := os.ReadFile(filepath.Join(dir, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	path := filepath.Join(t.TempDir(), name)
 	args := append([]string{"-march=rv64gc_zicbom_zicboz", "-mabi=lp64d", "-nostdlib", "-static", "-fno-pic", "-no-pie", "-mcmodel=medany",
 		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments,-Ttext=0x80000000", "-o", path,
-		filepath.Join("testdata", "privileged", name+".S")}, defines...)
+		filepath.Join(dir, name+".S")}, defines...)
 	if out, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -12,8 +12,9 @@ import (
 	"tandem/machine/event"
 )
 
-// MaxDescription is the longest machine description in a recording, in bytes.
-const MaxDescription = 1 << 20
+// MaxDescription is the longest machine description in a recording, in bytes: it
+// may hold the kernel that the machine boots.
+const MaxDescription = 256 << 20
 
 const (
 	fileMagic   = "TANDEMLG"

@@ -42,6 +42,14 @@ func Kernel(ram uint64, kernel, initrd []byte) (machine.Boot, error) {
 func Firmware(ram uint64, firmware, kernel, initrd []byte) (machine.Boot, error) {
 	b := machine.Boot{Mode: machine.BootFirmware, Entry: mem.Base}
 	end := uint64(mem.Base)
+	switch {
+	case len(firmware) == 0:
+		return b, errors.New("the file is empty: fetch it again")
+	case isImage(firmware):
+		return b, errors.New("this is a Linux Image, not firmware: give it with --kernel")
+	case isGzip(firmware):
+		return b, errors.New("this firmware is compressed with gzip: unpack it first (gunzip)")
+	}
 	if isELF(firmware) {
 		prog, err := program(firmware)
 		if err != nil {
@@ -102,7 +110,7 @@ func ELF(ram uint64, file []byte) (Program, error) {
 
 // place adds the initrd and chooses where the device tree goes.
 func place(b machine.Boot, ram, end uint64, initrd []byte) (machine.Boot, error) {
-	top := mem.Base + min(ram, 3<<30)
+	top := min(mem.Base+ram, 4<<30)
 	b.DTB = (top - dtbRoom) &^ (mib - 1)
 	if len(initrd) > 0 {
 		middle := mem.Base + min(ram/2, 512*mib)
@@ -130,9 +138,9 @@ func image(b []byte) (load, size uint64, err error) {
 	switch {
 	case isELF(b):
 		return 0, 0, errors.New("this is an ELF file, not a Linux Image: give arch/riscv/boot/Image, or use --elf for a bare-metal program")
-	case len(b) > 2 && b[0] == 0x1f && b[1] == 0x8b:
+	case isGzip(b):
 		return 0, 0, errors.New("this kernel is compressed with gzip: unpack it first (gunzip)")
-	case len(b) < imageHeader || string(b[imageMagic2:imageMagic2+4]) != "RSC\x05":
+	case !isImage(b):
 		return 0, 0, errors.New("this is not a Linux Image for riscv64 (no RSC magic at byte 56): give the Image of a riscv64 kernel")
 	}
 	offset := binary.LittleEndian.Uint64(b[imageTextOffset:])
@@ -168,7 +176,11 @@ func codeSize(b []byte) uint64 {
 	return end
 }
 
-func isELF(b []byte) bool { return bytes.HasPrefix(b, []byte(elf.ELFMAG)) }
+func isELF(b []byte) bool  { return bytes.HasPrefix(b, []byte(elf.ELFMAG)) }
+func isGzip(b []byte) bool { return bytes.HasPrefix(b, []byte{0x1f, 0x8b}) }
+func isImage(b []byte) bool {
+	return len(b) >= imageHeader && string(b[imageMagic2:imageMagic2+4]) == "RSC\x05"
+}
 
 // elfProgram is what an ELF file loads.
 type elfProgram struct {

@@ -132,12 +132,12 @@ main:
 
 	/* A table of a higher level seen through the area: a store that drops all
 	   translations, then the mapping that it was made by goes away. */
-	SETPTE(4, middle, V|R|W|A|D)
-	li	s0, AREA+0x4000
+	SETPTE(0x44, middle, V|R|W|A|D)
+	li	s0, AREA+0x44000
 	OK(ld a0, 0(s0))
 	OK(sd a0, 0(s0))
 	OK(sd a0, 0(s0))
-	SETPTE(4, pageC, V|R|A|D)
+	SETPTE(0x44, pageC, V|R|A|D)
 	TRAPS(STORE_PAGE, sd zero, 0(s0))
 	la	t0, middle
 	ld	a0, 0(t0)
@@ -230,6 +230,51 @@ patch:	.word	LI_A0(3)
 	SETPTE(8, pageA, 0)
 	TRAPS(LOAD_PAGE, ld a0, 0(s0)) TVAL(s0)
 	TRAPS(STORE_PAGE, sd a0, 0(s0)) TVAL(s0)
+
+	/* A fetch that drops all translations, by setting A in a superpage's entry: the
+	   stores after it must still be noticed by code that was decoded after it. */
+	.macro	after_flush
+	TO_M
+	csrw	menvcfg, s6			/* S-mode gets a fresh set of translations */
+	TO_S
+	la	a1, pageC
+	li	t0, LI_A0(1)
+	sw	t0, 0(a1)
+	li	t0, RET
+	sw	t0, 4(a1)
+	li	t0, LI_A0(2)
+	jalr	s0
+	jalr	a1
+	mv	a2, a0
+	sw	t0, 0(a1)
+	jalr	a1
+	CHECK(a2, 1)
+	CHECK(a0, 2)
+	.endm
+	TO_M
+	csrr	s6, menvcfg
+	TO_S
+	li	t0, 0x80200000>>2|V|R|X
+	la	t1, middle
+	sd	t0, 8*2(t1)
+	li	t1, 0x80200100
+	li	t0, RET
+	sw	t0, 0(t1)
+	li	s0, AREA+0x400100
+	after_flush
+	li	t0, 0x80200000>>2|V|R|X		/* the second half of an instruction does it */
+	la	t1, middle
+	sd	t0, 8*1(t1)
+	SETPTE(511, pageA, V|R|X|A)
+	li	s0, AREA+0x1ffffe
+	la	t1, pageA+0xffe
+	li	t0, LI_A0(0)
+	sh	t0, 0(t1)
+	li	t1, 0x80200000
+	sh	zero, 0(t1)
+	li	t0, RET
+	sw	t0, 2(t1)
+	after_flush
 
 	/* Without ADUE a clear bit is a fault, and stays clear. */
 	TO_M
