@@ -45,13 +45,24 @@ func (c *clock) StepOf(s event.Step, t event.Ticks) event.Step {
 // maxRate bounds how fast a clock may run: 2^20 ticks a step.
 const maxRate = 1 << (event.RateShift + 20)
 
+// sound reports whether a clock that begins at a step keeps within its bounds and
+// 64 bits up to its limit: time must not wrap round.
+func sound(c event.Clock, from event.Step) bool {
+	if c.Rate > maxRate || c.Limit < from {
+		return false
+	}
+	hi, lo := bits.Mul64(uint64(c.Limit-from), c.Rate)
+	passed := hi<<(64-event.RateShift) | lo>>event.RateShift
+	return hi>>event.RateShift == 0 && c.Base+event.Ticks(passed) >= c.Base
+}
+
 // setClock puts a new clock in force. Time never runs backward.
 func (m *Machine) setClock(c event.Clock) error {
 	if now := m.Time(); c.Base < now {
 		return fmt.Errorf("%w: clock would run back from %d to %d ticks", ErrInput, now, c.Base)
 	}
-	if c.Rate > maxRate || c.Limit < m.step {
-		return fmt.Errorf("%w: clock of rate %d with limit %d at step %d", ErrInput, c.Rate, c.Limit, m.step)
+	if !sound(c, m.step) {
+		return fmt.Errorf("%w: clock from %d ticks of rate %d with limit %d at step %d", ErrInput, c.Base, c.Rate, c.Limit, m.step)
 	}
 	m.clock, m.clockAt = c, m.step
 	m.ringAlarm()

@@ -72,8 +72,11 @@ type Segment struct {
 	Data []byte
 }
 
-// MaxBootBytes bounds what a machine keeps in order to reset.
-const MaxBootBytes = 1 << 30
+// Limits of what a machine keeps in order to reset.
+const (
+	MaxBootBytes = 1 << 30
+	MaxSegments  = 1024
+)
 
 const (
 	isaString = "rv64imafdc_zicbom_zicbop_zicboz_zicntr_zicond_zicsr_zifencei_zihintpause_zawrs_" +
@@ -97,6 +100,11 @@ func (c *Config) check(ram uint64) error {
 	}
 	if err := c.CheckRAM(); err != nil {
 		return err
+	}
+	for i, d := range c.Devices {
+		if d.Kind > ConsoleDevice {
+			return fmt.Errorf("virtio slot %d: a device of unknown kind %d", i, d.Kind)
+		}
 	}
 	for _, s := range c.Boot.Segments {
 		if off := s.Addr - mem.Base; s.Addr < mem.Base || off > ram || uint64(len(s.Data)) > ram-off {
@@ -150,7 +158,7 @@ func (b *Boot) state(s *state.Coder) {
 	if b.Mode > BootELF {
 		s.Fail("boot mode %d", b.Mode)
 	}
-	state.List(s, &b.Segments, 1024, func(g *Segment) {
+	state.List(s, &b.Segments, MaxSegments, func(g *Segment) {
 		state.U64(s, &g.Addr)
 		s.Bytes(&g.Data, MaxBootBytes)
 	})

@@ -38,6 +38,22 @@ func TestTimerStep(t *testing.T) {
 	}
 }
 
+// A hart that restarts itself by SBI begins its counters at the same value
+// wherever the run was cut.
+func TestSuspendCounters(t *testing.T) {
+	p := assemble(t, "suspend")
+	p.boot.Mode = machine.BootKernel
+	for cut := range event.Step(20) {
+		m := p.start(t, 1)
+		apply(t, m, tick)
+		m.Run(cut)
+		m.Run(100)
+		if cycle, instret := p.word(m, "found", 0), p.word(m, "found", 1); cycle != 1 || instret != 2 {
+			t.Errorf("cut at %d: cycle %d and instret %d after the restart, want 1 and 2", cut, cycle, instret)
+		}
+	}
+}
+
 const chaosSteps = 400_000
 
 // chaos runs testdata/privileged/chaos.S on some harts. at is asked now and then

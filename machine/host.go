@@ -24,7 +24,8 @@ func (m *Machine) watchHost() {
 	if off, ok := m.ram.Offset(m.cfg.Boot.ToHost, 8); ok {
 		m.sys.OnHost = func(at, n uint64) {
 			// The low half decides: a program of 32 bits stores the halves one by one.
-			if at < off+4 && at+n > off {
+			// What a device or a reset writes between two steps is no command.
+			if at < off+4 && at+n > off && m.running != nil {
 				m.host.rung, m.sys.Break = true, true
 			}
 		}
@@ -51,7 +52,7 @@ func (m *Machine) serveHost() {
 	case device == 0:
 		m.hostCall(payload)
 		m.setWord(m.cfg.Boot.FromHost, 1)
-	case device == 1:
+	case device == 1 && v<<8>>56 == 1: // putchar; nobody types, so getchar (0) has no answer
 		m.uart.Print([]byte{byte(v)})
 		m.setWord(m.cfg.Boot.FromHost, device<<56|v<<8>>56<<48)
 	}

@@ -134,7 +134,7 @@ func (m *Machine) addBoard() {
 		func(h int) { m.sys.Harts[h].Resample() })
 	m.uart = uart.New(m.plic.Source(fdt.UARTIRQ), m.emit)
 	m.rtc = rtc.New(m.Time, m.plic.Source(fdt.RTCIRQ), m.resample)
-	finisher := testdev.New(m.emitExit, func() { m.reset, m.sys.Break = true, true })
+	finisher := testdev.New(m.emitExit, m.pressReset)
 	for _, r := range []bus.Region{
 		{Name: "rom", Base: fdt.ROMBase, Size: fdt.ROMSize, Device: newROM(m.cfg.Boot)},
 		{Name: "test", Base: fdt.TestBase, Size: testdev.Size, Device: finisher},
@@ -219,6 +219,14 @@ func (m *Machine) emit(body event.OutputBody) {
 	m.lastID++
 	m.outputs = append(m.outputs, event.Output{ID: m.lastID, Step: at, Body: body})
 	m.sys.Break = true
+}
+
+// pressReset resets the board once the instruction at hand is done.
+func (m *Machine) pressReset() {
+	m.reset, m.sys.Break = true, true
+	if m.running != nil {
+		m.running.Resample()
+	}
 }
 
 // emitExit ends the machine.
@@ -328,9 +336,16 @@ func (m *Machine) NextTimer() (t event.Ticks, ok bool) {
 // Apply carries out an input at the current step. One that the machine refuses
 // changes nothing; the log is then not this machine's.
 func (m *Machine) Apply(in event.Input) error {
+	if err := m.apply(in); err != nil {
+		return err
+	}
 	for _, h := range m.sys.Harts {
 		h.EndTurn() // what a device writes breaks a reservation
 	}
+	return nil
+}
+
+func (m *Machine) apply(in event.Input) error {
 	switch in := in.(type) {
 	case event.Clock:
 		return m.setClock(in)

@@ -6,12 +6,11 @@ import (
 	"encoding/binary"
 
 	"tandem/machine/fdt"
-	"tandem/machine/mem"
 	"tandem/machine/state"
 )
 
-// rom is the reset ROM: a few instructions that load a0 to a2 and jump, and
-// the data that they load.
+// rom is the reset ROM: a few instructions that load a0 to a2 and jump, the data
+// that they load, and a loop for firmware that has nothing to go on to.
 type rom []byte
 
 // Layout of the ROM, in bytes from its base.
@@ -19,6 +18,7 @@ const (
 	romStart   = 24 // address to jump to
 	romDTB     = 32
 	romDynamic = 40 // struct fw_dynamic_info of OpenSBI
+	romPark    = 96
 )
 
 // resetVector loads a0 = hart id, a1 = device tree, a2 = fw_dynamic_info.
@@ -31,27 +31,37 @@ var resetVector = []uint32{
 	0x00028067,                  // jr    t0
 }
 
+// park waits for ever.
+var park = []uint32{
+	0x10500073, // wfi
+	0xffdff06f, // j -4
+}
+
 // OpenSBI's fw_dynamic_info, version 2.
 const (
 	dynamicMagic   = 0x4942_534f
 	dynamicVersion = 2
 	nextSupervisor = 1
-	nextMachine    = 3
 )
 
 func newROM(b Boot) rom {
-	var r []byte
-	for _, w := range resetVector {
-		r = binary.LittleEndian.AppendUint32(r, w)
+	r := make([]byte, fdt.ROMSize)
+	put := func(at int, words []uint32) {
+		for i, w := range words {
+			binary.LittleEndian.PutUint32(r[at+4*i:], w)
+		}
 	}
-	next, mode := b.Next, uint64(nextSupervisor)
+	put(0, resetVector)
+	put(romPark, park)
+	next := b.Next
 	if next == 0 {
-		next, mode = mem.Base, nextMachine
+		next = fdt.ROMBase + romPark
 	}
-	for _, v := range []uint64{b.Entry, b.DTB, dynamicMagic, dynamicVersion, next, mode, 0, 0} {
-		r = binary.LittleEndian.AppendUint64(r, v)
+	const bootHart = 0
+	for i, v := range []uint64{b.Entry, b.DTB, dynamicMagic, dynamicVersion, next, nextSupervisor, 0, bootHart} {
+		binary.LittleEndian.PutUint64(r[romStart+8*i:], v)
 	}
-	return append(r, make([]byte, fdt.ROMSize-len(r))...)
+	return r
 }
 
 // Load reads from the ROM.

@@ -57,6 +57,6 @@ func (p platform) Suspend(hart int)  { p.hart(hart).Suspend() }
 func (p platform) SuspendTo(hart int, addr, opaque uint64) { p.StartHart(hart, addr, opaque) }
 
 func (p platform) Shutdown(code int)        { p.m.emitExit(event.Exit{Code: code}) }
-func (p platform) Reset()                   { p.m.reset, p.m.sys.Break = true, true }
+func (p platform) Reset()                   { p.m.pressReset() }
 func (p platform) ConsoleWrite(b []byte)    { p.m.uart.Print(b) }
 func (p platform) ConsoleRead(n int) []byte { return p.m.uart.Take(n) }

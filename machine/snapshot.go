@@ -46,6 +46,10 @@ func (m *Machine) visit(c *state.Coder) {
 		c.Fail("rotation: hart %d, %d steps left, clock from step %d at %d", current, m.turn, m.clockAt, m.step)
 		return
 	}
+	if c.Loading() && !sound(m.clock, m.clockAt) {
+		c.Fail("clock of rate %d from %d ticks with limit %d", m.clock.Rate, m.clock.Base, m.clock.Limit)
+		return
+	}
 	m.current, m.exitCode = int(current), int(code)
 	m.ram.State(c)
 	for _, h := range m.sys.Harts {
@@ -105,6 +109,9 @@ func (m *Machine) SetPage(p mem.PFN, b []byte) error {
 // SaveState writes all state but the bytes of RAM. The machine must be between
 // steps, its outputs taken.
 func (m *Machine) SaveState(w io.Writer) error {
+	if len(m.outputs) > 0 {
+		return fmt.Errorf("save a machine with %d outputs not taken: they would be lost", len(m.outputs))
+	}
 	c := state.Saver(w)
 	m.visit(c)
 	return c.Err()
@@ -181,7 +188,10 @@ func Restore(r io.Reader, newRAM func(size uint64) ([]byte, error)) (*Machine, e
 	if err := m.loadPages(c); err != nil {
 		return nil, err
 	}
-	return m, m.LoadState(r)
+	if err := m.LoadState(r); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 func (m *Machine) loadPages(c *state.Coder) error {

@@ -63,6 +63,12 @@ func (r *Replica) drainChannel() (more bool) {
 			r.heartbeat(ev.Data)
 		case world.Disconnected:
 			r.disconnected(ev.Err)
+		case world.Refused:
+			if r.p == nil && r.b == nil {
+				r.fail(ev.Err)
+			} else { // the peer was lost already: the detector decides
+				r.report(Event{Kind: Trouble, Text: ev.Err.Error()})
+			}
 		case world.Unreachable:
 			if r.p != nil {
 				r.p.Unreachable(r.now)

@@ -69,6 +69,7 @@ const (
 	Datagram                            // a heartbeat arrived, not yet authenticated
 	Disconnected                        // the connection ended; all that came through it was returned before
 	Unreachable                         // the peer's host says that its UDP port does not exist
+	Refused                             // no connection is possible: a certificate is wrong, say; it is not tried again before Redial
 )
 
 // Disk is a virtual disk. Overlapping requests are run in the order submitted

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"tandem/world"
 )
 
 const (
@@ -176,7 +178,7 @@ func (l *Link) admit(ctx context.Context, c *conn, local, remote netip.AddrPort)
 	return nil
 }
 
-// dialer dials when asked to.
+// dialer dials when asked to, until it is refused.
 func (l *Link) dialer(addr string) {
 	for {
 		select {
@@ -198,6 +200,10 @@ func (l *Link) dialUntilConnected(addr string) {
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		err := l.dial(addr)
 		if err == nil || l.ctx.Err() != nil {
+			return
+		}
+		if errors.As(err, new(refusal)) {
+			l.inbox.offer(world.ChannelEvent{Kind: world.Refused, Err: fmt.Errorf("connect to the peer at %s: %w", addr, err)})
 			return
 		}
 		if err.Error() != said {

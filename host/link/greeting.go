@@ -163,13 +163,20 @@ func (e *certificateError) Error() string {
 	return fmt.Sprintf("the peer's certificate (%s) is refused: %s", e.subject, why)
 }
 
+// refusal is the error of a handshake that would fail again.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
 // explainHandshake adds what the operator can do.
 func explainHandshake(err error) error {
 	var op *net.OpError
 	switch {
+	case errors.As(err, new(*certificateError)):
+		return refusal{err}
 	case errors.As(err, &op) && op.Op == "remote error":
-		return fmt.Errorf("the peer refuses our certificate or TLS: %w; "+
-			"both replicas' certificates must be issued by this VM's CA and be valid now", err)
+		return refusal{fmt.Errorf("the peer refuses our certificate or TLS: %w; "+
+			"both replicas' certificates must be issued by this VM's CA and be valid now", err)}
 	case errors.As(err, new(tls.RecordHeaderError)):
 		return errors.New("what answers doesn't speak TLS; is it the channel's address?")
 	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):

@@ -50,9 +50,7 @@ blocks:
 				block = page.insts[entry-1:]
 				block = block[:min(uint64(block[0].left), left)]
 			} else if h.fetchOne(pc) { // it straddles two pages
-				if block = h.scratch.insts; h.resample {
-					break
-				}
+				block = h.scratch.insts
 			} else {
 				h.left, h.pc = left, pc
 				h.trap()

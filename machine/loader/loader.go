@@ -10,15 +10,19 @@ package loader
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"tandem/machine"
 	"tandem/machine/mem"
 )
+
+var errCompressed = errors.New("this file is compressed with gzip: unpack it first (gunzip)")
 
 const (
 	mib          = 1 << 20
@@ -48,7 +52,7 @@ func Firmware(ram uint64, firmware, kernel, initrd []byte) (machine.Boot, error)
 	case isImage(firmware):
 		return b, errors.New("this is a Linux Image, not firmware: give it with --kernel")
 	case isGzip(firmware):
-		return b, errors.New("this firmware is compressed with gzip: unpack it first (gunzip)")
+		return b, errCompressed
 	}
 	if isELF(firmware) {
 		prog, err := program(firmware)
@@ -81,8 +85,14 @@ func addNext(b *machine.Boot, kernel []byte) (end uint64, err error) {
 		return prog.end, nil
 	}
 	load, size := uint64(mem.Base+kernelOffset), uint64(len(kernel))
-	if at, n, err := image(kernel); err == nil {
-		load, size = at, n
+	switch {
+	case isGzip(kernel):
+		return 0, errCompressed
+	case isImage(kernel):
+		var err error
+		if load, size, err = image(kernel); err != nil {
+			return 0, err
+		}
 	}
 	b.Segments = append(b.Segments, machine.Segment{Addr: load, Data: kernel})
 	b.Next = load
@@ -120,9 +130,22 @@ func place(b machine.Boot, ram, end uint64, initrd []byte) (machine.Boot, error)
 		b.Segments = append(b.Segments, machine.Segment{Addr: start, Data: initrd})
 	}
 	if end > b.DTB {
-		return b, fmt.Errorf("kernel and initrd need %d MiB of memory, the machine has %d: give it more with --memory", (end-mem.Base+dtbRoom)/mib+1, ram/mib)
+		return b, fmt.Errorf("what is to be loaded needs %d MiB of memory, the machine has %d: give it more with --memory", (end-mem.Base+dtbRoom)/mib+1, ram/mib)
 	}
-	return b, nil
+	return b, overlap(b.Segments)
+}
+
+// overlap reports segments that would overwrite one another.
+func overlap(list []machine.Segment) error {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b machine.Segment) int { return cmp.Compare(a.Addr, b.Addr) })
+	for i := 1; i < len(list); i++ {
+		if below := list[i-1]; below.Addr+uint64(len(below.Data)) > list[i].Addr {
+			return fmt.Errorf("%d bytes at %#x and %d bytes at %#x overlap: one of the files is linked for another place, or is not what it is given for",
+				len(below.Data), below.Addr, len(list[i].Data), list[i].Addr)
+		}
+	}
+	return nil
 }
 
 // Fields of the header of a Linux Image (Documentation/arch/riscv/boot-image-header.rst).
@@ -139,7 +162,7 @@ func image(b []byte) (load, size uint64, err error) {
 	case isELF(b):
 		return 0, 0, errors.New("this is an ELF file, not a Linux Image: give arch/riscv/boot/Image, or use --elf for a bare-metal program")
 	case isGzip(b):
-		return 0, 0, errors.New("this kernel is compressed with gzip: unpack it first (gunzip)")
+		return 0, 0, errCompressed
 	case !isImage(b):
 		return 0, 0, errors.New("this is not a Linux Image for riscv64 (no RSC magic at byte 56): give the Image of a riscv64 kernel")
 	}
@@ -205,7 +228,8 @@ func program(file []byte) (p elfProgram, err error) {
 	if f.Machine != elf.EM_RISCV || f.Class != elf.ELFCLASS64 {
 		return p, fmt.Errorf("the ELF file is for %v, %v: tandem runs 64-bit RISC-V, so compile it for riscv64", f.Machine, f.Class)
 	}
-	p.entry, p.symbols = f.Entry, map[string]uint64{}
+	bias := loadBias(f)
+	p.entry, p.symbols = f.Entry+bias, map[string]uint64{}
 	for _, ph := range f.Progs {
 		if ph.Type != elf.PT_LOAD || ph.Memsz == 0 {
 			continue
@@ -217,16 +241,37 @@ func program(file []byte) (p elfProgram, err error) {
 		if _, err := io.ReadFull(ph.Open(), data[:ph.Filesz]); err != nil {
 			return p, fmt.Errorf("the ELF file is cut short: its segment at %#x: %w", ph.Paddr, err)
 		}
-		p.segments = append(p.segments, machine.Segment{Addr: ph.Paddr, Data: data})
-		p.end = max(p.end, ph.Paddr+ph.Memsz)
+		p.segments = append(p.segments, machine.Segment{Addr: ph.Paddr + bias, Data: data})
+		p.end = max(p.end, ph.Paddr+bias+ph.Memsz)
 	}
-	if len(p.segments) == 0 {
+	switch {
+	case len(p.segments) == 0:
 		return p, errors.New("the ELF file has nothing to load: link it as an executable")
+	case len(p.segments) > machine.MaxSegments:
+		return p, fmt.Errorf("the ELF file has %d segments: at most %d can be loaded", len(p.segments), machine.MaxSegments)
 	}
 	if list, err := f.Symbols(); err == nil {
 		for _, s := range list {
-			p.symbols[s.Name] = s.Value
+			p.symbols[s.Name] = s.Value + bias
 		}
 	}
 	return p, nil
+}
+
+// loadBias is what to add to the addresses of a position-independent program,
+// OpenSBI for instance, which is linked at 0: it goes to the start of RAM.
+func loadBias(f *elf.File) uint64 {
+	if f.Type != elf.ET_DYN {
+		return 0
+	}
+	lowest := ^uint64(0)
+	for _, ph := range f.Progs {
+		if ph.Type == elf.PT_LOAD && ph.Memsz > 0 {
+			lowest = min(lowest, ph.Paddr)
+		}
+	}
+	if lowest >= mem.Base {
+		return 0
+	}
+	return mem.Base - lowest
 }

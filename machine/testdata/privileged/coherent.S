@@ -209,34 +209,14 @@ patch:	.word	LI_A0(3)
 	TRAPS(FETCH_PAGE, jalr s0)
 	TVAL(s0)
 
-	/* Accesses across two pages, the second of which faults. */
-	SETPTE(8, pageA, V|R|W)
-	SETPTE(9, pageB, V|R|W)
-	li	s0, AREA+0x8ffc
-	li	a1, AREA+0x9000
-	li	t0, 0x1122334455667788
-	OK(sd t0, 0(s0))
-	OK(ld a0, 0(s0))
-	CHECK(a0, 0x1122334455667788)
-	lw	a0, 0(a1)
-	CHECK(a0, 0x11223344)
-	SETPTE(9, pageB, V|R)
-	TRAPS(STORE_PAGE, sd zero, 0(s0)) TVAL(a1)
-	OK(ld a0, 0(s0))
-	CHECK(a0, 0x1122334455667788)
-	SETPTE(9, pageB, 0)
-	TRAPS(LOAD_PAGE, ld a0, 0(s0)) TVAL(a1)
-	SETPTE(9, pageB, V|R)
-	SETPTE(8, pageA, 0)
-	TRAPS(LOAD_PAGE, ld a0, 0(s0)) TVAL(s0)
-	TRAPS(STORE_PAGE, sd a0, 0(s0)) TVAL(s0)
-
 	/* A fetch that drops all translations, by setting A in a superpage's entry: the
 	   stores after it must still be noticed by code that was decoded after it. */
 	.macro	after_flush
 	TO_M
 	csrw	menvcfg, s6			/* S-mode gets a fresh set of translations */
 	TO_S
+	li	t0, AREA+0x1000
+	ld	zero, 0(t0)			/* a walk by way of middle */
 	la	a1, pageC
 	li	t0, LI_A0(1)
 	sw	t0, 0(a1)
@@ -265,7 +245,9 @@ patch:	.word	LI_A0(3)
 	li	t0, 0x80200000>>2|V|R|X		/* the second half of an instruction does it */
 	la	t1, middle
 	sd	t0, 8*1(t1)
-	SETPTE(511, pageA, V|R|X|A)
+	PTE(t0, pageA, V|R|X|A)
+	la	t1, leaf+2048
+	sd	t0, 8*511-2048(t1)
 	li	s0, AREA+0x1ffffe
 	la	t1, pageA+0xffe
 	li	t0, LI_A0(0)
@@ -275,6 +257,28 @@ patch:	.word	LI_A0(3)
 	li	t0, RET
 	sw	t0, 2(t1)
 	after_flush
+
+	/* Accesses across two pages, the second of which faults. */
+	SETPTE(8, pageA, V|R|W)
+	SETPTE(9, pageB, V|R|W)
+	li	s0, AREA+0x8ffc
+	li	a1, AREA+0x9000
+	li	t0, 0x1122334455667788
+	OK(sd t0, 0(s0))
+	OK(ld a0, 0(s0))
+	CHECK(a0, 0x1122334455667788)
+	lw	a0, 0(a1)
+	CHECK(a0, 0x11223344)
+	SETPTE(9, pageB, V|R)
+	TRAPS(STORE_PAGE, sd zero, 0(s0)) TVAL(a1)
+	OK(ld a0, 0(s0))
+	CHECK(a0, 0x1122334455667788)
+	SETPTE(9, pageB, 0)
+	TRAPS(LOAD_PAGE, ld a0, 0(s0)) TVAL(a1)
+	SETPTE(9, pageB, V|R)
+	SETPTE(8, pageA, 0)
+	TRAPS(LOAD_PAGE, ld a0, 0(s0)) TVAL(s0)
+	TRAPS(STORE_PAGE, sd a0, 0(s0)) TVAL(s0)
 
 	/* Without ADUE a clear bit is a fault, and stays clear. */
 	TO_M
