@@ -203,6 +203,7 @@ func (l *Link) dialUntilConnected(addr string) {
 			return
 		}
 		if errors.As(err, new(refusal)) {
+			l.cfg.Log.Warn("the connection to the peer was refused", "address", addr, "error", err)
 			l.inbox.offer(world.ChannelEvent{Kind: world.Refused, Err: fmt.Errorf("connect to the peer at %s: %w", addr, err)})
 			return
 		}
