@@ -9,7 +9,6 @@ import (
 	"tandem/ft"
 	"tandem/machine/event"
 	"tandem/replay"
-	"tandem/vswitch"
 )
 
 // turnBackup executes what the log allows.
@@ -51,6 +50,9 @@ func (r *Replica) deadline() ft.Time {
 // keepOutputs keeps the external outputs until the primary says that they left.
 func (r *Replica) keepOutputs() {
 	for _, o := range r.rep.Outputs() {
+		if f, ok := o.Body.(event.FrameOut); ok {
+			r.announcer.learn(f)
+		}
 		if o.External() {
 			r.held = append(r.held, heldOutput{o, r.now})
 		}
@@ -103,7 +105,7 @@ func (r *Replica) goLive(a ft.GoLive) {
 	r.rep = nil
 	r.stats.Failovers++
 	r.pace.resume(r.m, r.now)
-	r.announce()
+	r.beginAnnouncing()
 	r.repeat(a.Seq, a.Released)
 	r.reissue()
 	_, ended := r.m.Exited()
@@ -124,14 +126,4 @@ func (r *Replica) repeat(mark event.Seq, released event.OutputID) {
 		}
 	}
 	r.act()
-}
-
-// announce tells the network where the VM's MAC address is now.
-func (r *Replica) announce() {
-	for slot, n := range r.devices.Networks {
-		if n != nil {
-			n.Send(event.Frame{Data: vswitch.Announce(r.m.Config().Devices[slot].MAC)})
-			n.Flush()
-		}
-	}
 }

@@ -27,6 +27,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		r.fail(err)
 		return r.now
 	}
+	r.announce()
 	if r.sendClone() {
 		return r.now
 	}
@@ -49,7 +50,7 @@ func (r *Replica) nextTurn() ft.Time {
 	if !r.idle {
 		return max(r.now, r.resumeAt)
 	}
-	next := r.p.Deadline()
+	next := min(r.p.Deadline(), r.announcer.next)
 	if t, ok := r.m.NextTimer(); ok {
 		next = min(next, r.pace.hostTime(t))
 	}

@@ -98,11 +98,12 @@ type Replica struct {
 	b    *ft.Backup
 	pace pace
 
-	devices world.Devices
-	held    []heldOutput // external outputs emitted and not known to have left, and what waits behind them
-	entropy []event.EntropyRequest
-	idle    bool // the machine waits for an input or its timer
-	sinkErr error
+	devices   world.Devices
+	held      []heldOutput // external outputs emitted and not known to have left, and what waits behind them
+	entropy   []event.EntropyRequest
+	announcer announcer
+	idle      bool // the machine waits for an input or its timer
+	sinkErr   error
 
 	source *migrate.Source // clone being sent
 	target *migrate.Target // clone arriving
@@ -144,7 +145,7 @@ var ErrHalted = errors.New("this copy has halted")
 // NewPrimary returns the replica of a machine that starts, or was restored, as
 // the owner of an epoch whose devices are open.
 func NewPrimary(cfg Config, w World, m *machine.Machine, owned event.Epoch, devices world.Devices) (*Replica, error) {
-	r := &Replica{cfg: cfg, w: w, m: m, devices: devices}
+	r := &Replica{cfg: cfg, w: w, m: m, devices: devices, announcer: announcer{next: ft.Never}}
 	r.now = r.clock()
 	p, err := ft.NewPrimary(r.now, cfg.FT, owned, 0, m.Step(), m.LastOutput())
 	if err != nil {
@@ -163,7 +164,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	if err := cfg.FT.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, w: w}
+	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}}
 	r.now = r.clock()
 	return r, nil
 }

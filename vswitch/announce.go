@@ -65,3 +65,21 @@ func announced(frame []byte) (m MAC, ok bool) {
 	m = MAC(arp[8:14])
 	return m, ok && !m.group() && m != (MAC{})
 }
+
+// SourceIPv4 returns the address that a frame was sent from: that of an IPv4
+// packet, or of an ARP packet's sender.
+func SourceIPv4(frame []byte) (ip [4]byte, ok bool) {
+	at := 0
+	switch {
+	case len(frame) < headerLen:
+		return ip, false
+	case binary.BigEndian.Uint16(frame[12:]) == typeIPv4 && len(frame) >= headerLen+20:
+		at = headerLen + 12
+	case binary.BigEndian.Uint16(frame[12:]) == typeARP && len(frame) >= headerLen+arpLen && [6]byte(frame[headerLen:headerLen+6]) == arpPrefix:
+		at = headerLen + 14
+	default:
+		return ip, false
+	}
+	ip = [4]byte(frame[at:])
+	return ip, ip != [4]byte{}
+}
