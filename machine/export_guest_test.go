@@ -6,6 +6,7 @@ import (
 	"bytes"
 
 	"tandem/machine/event"
+	"tandem/machine/mem"
 	"tandem/machine/state"
 )
 
@@ -31,7 +32,9 @@ func (m *Machine) PendingID() uint64 {
 }
 
 // FlipMemory changes a bit of RAM behind everybody's back.
-func (m *Machine) FlipMemory(at uint64) { m.ram.Page(0)[:m.cfg.RAM:m.cfg.RAM][at] ^= 4 }
+func (m *Machine) FlipMemory(at uint64) {
+	m.ram.Page(mem.PFN(at >> mem.PageShift))[at&mem.PageMask] ^= 4
+}
 
 // FlipRegister changes a bit of x31 of hart 0, which comes 30th in its state.
 func (m *Machine) FlipRegister() {

@@ -263,6 +263,9 @@ func TestIdleDay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if stop == event.StopExit {
+			t.Fatalf("the guest ended: %s\n%s", m.Describe(), o.console)
+		}
 		o.take(t, rec.Outputs())
 		if in := o.next(); in != nil {
 			err = rec.Record(in, true)
@@ -310,6 +313,9 @@ func TestReset(t *testing.T) {
 			stop, err := rec.Run(800_000)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if stop == event.StopExit {
+				t.Fatalf("%+v: the guest ended:\n%s", in, o.console)
 			}
 			o.take(t, rec.Outputs())
 			next := o.next()

@@ -80,9 +80,10 @@ type Chain struct {
 	Writable Buffer // by the device
 }
 
-// Keep returns the chain with its writable part only, to be held across calls.
+// Keep returns the chain to be held across calls. A device that needs only one of
+// the parts later drops the other.
 func (c Chain) Keep() Chain {
-	c.Readable, c.Writable = nil, slices.Clone(c.Writable)
+	c.Readable, c.Writable = slices.Clone(c.Readable), slices.Clone(c.Writable)
 	return c
 }
 
@@ -90,10 +91,12 @@ func (c Chain) Keep() Chain {
 func (c *Chain) State(co *state.Coder) {
 	state.U16(co, &c.head)
 	state.U64(co, &c.life)
-	state.List(co, (*[]Segment)(&c.Writable), maxChain, func(s *Segment) {
-		state.U64(co, &s.Addr)
-		state.U32(co, &s.Len)
-	})
+	for _, b := range []*Buffer{&c.Readable, &c.Writable} {
+		state.List(co, (*[]Segment)(b), maxChain, func(s *Segment) {
+			state.U64(co, &s.Addr)
+			state.U32(co, &s.Len)
+		})
+	}
 }
 
 // Drain hands each chain that is available now to handle, until that returns

@@ -56,8 +56,8 @@ asm(".globl _start\n"
     "	tail enter\n");
 
 u8 stacks[HARTS][4096] __attribute__((aligned(16)));
-volatile u64 ticks, alarms, typed, hash = 0x9e3779b97f4a7c15, shared;
-volatile u8 key;
+volatile u64 ticks, alarms, hash = 0x9e3779b97f4a7c15, shared;
+volatile u8 wish; // q or r, typed
 double sum = 1;
 u64 field[4096]; // eight pages that the work dirties
 
@@ -95,8 +95,9 @@ static void external(void)
 		W(VIRTIO(irq - 1) + 0x64) = W(VIRTIO(irq - 1) + 0x60);
 	else if (irq == 10)
 		while (*(volatile u8 *)(UART + 5) & 1) {
-			key = *(volatile u8 *)UART;
-			typed++;
+			u8 key = *(volatile u8 *)UART;
+			if (key == 'q' || key == 'r')
+				wish = key;
 			mix(key);
 		}
 	else if (irq == 11) {
@@ -379,9 +380,9 @@ void enter(u64 hart)
 		number(ticks, 10, ' ');
 		number(shared, 10, '\n');
 		WAIT(ticks >= t + PAUSE);
-		if (typed && key == 'q')
+		if (wish == 'q')
 			break;
-		if (typed && key == 'r')
+		if (wish == 'r')
 			W(FINISHER) = 0x7777;
 	}
 	put("bye\n");

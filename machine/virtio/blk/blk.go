@@ -15,11 +15,16 @@
 // meanwhile: such a request stays pending until its completion, which then
 // touches nothing in the guest. They count against the same bounds as others,
 // so a driver can't pile them up; what doesn't fit waits in the ring.
+//
+// A driver that doesn't heed SIZE_MAX, U-Boot for one, reads a file of 30 MiB by
+// one request. What exceeds MaxData is done in pieces, one after the other, so
+// that an entry of the log and what a request holds in memory stay bounded.
 package blk
 
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 
 	"tandem/machine/bus"
@@ -62,7 +67,7 @@ const (
 	maxWriteZeroesSectors = 64 << 20 / sectorSize
 	discardAlignment      = 4096 / sectorSize
 
-	// MaxData is the most bytes that one request reads or writes.
+	// MaxData is the most bytes that one DiskRequest reads or writes.
 	MaxData = 4 << 20
 )
 
@@ -94,10 +99,12 @@ type Device struct {
 }
 
 // request is a DiskRequest with the chain that waits for it; the last writable
-// byte of that is the status.
+// byte of that is the status. The DiskRequest is a piece of what the driver asked
+// for: bytes start to end of the disk.
 type request struct {
 	event.DiskRequest
-	chain virtio.Chain
+	chain      virtio.Chain
+	start, end uint64
 }
 
 // New returns the device for a slot of the board.
@@ -118,7 +125,11 @@ func (d *Device) Done(in event.DiskDone) error {
 	d.inFlight = slices.Delete(d.inFlight, i, i+1)
 	d.payload -= r.weight()
 	b := backend{d}
-	b.finish(r.chain, in.Data, in.Status)
+	if r.Offset+r.Length < r.end && in.Status == event.DiskOK {
+		b.goOn(r, in.Data)
+	} else {
+		b.finish(r.chain, r.written(), in.Data, in.Status)
+	}
 	b.Kick(0) // what found no room may go on
 	return nil
 }
@@ -165,6 +176,23 @@ func (d *Device) match(in event.DiskDone) (int, error) {
 func (r request) weight() uint64 {
 	if r.Op == event.DiskRead || r.Op == event.DiskWrite {
 		return r.Length
+	}
+	return 0
+}
+
+// limit is the most bytes that a request of this kind may be of; one that has no
+// payload is as long as the driver made it.
+func (r request) limit() uint64 {
+	if r.Op == event.DiskRead || r.Op == event.DiskWrite {
+		return MaxData
+	}
+	return math.MaxUint64
+}
+
+// written is how much earlier pieces have written to the guest.
+func (r request) written() uint64 {
+	if r.Op == event.DiskRead {
+		return r.Offset - r.start
 	}
 	return 0
 }
@@ -233,42 +261,58 @@ func (b backend) take(c virtio.Chain) bool {
 	}
 	kind := binary.LittleEndian.Uint32(h)
 	if kind == typeGetID {
-		b.finish(c, b.id(c.Writable.Len()-1), event.DiskOK)
+		b.finish(c, 0, b.id(c.Writable.Len()-1), event.DiskOK)
 		return true
 	}
 	r, status := b.decode(kind, binary.LittleEndian.Uint64(h[8:]), c)
-	if r.Data != nil && !q.Gather(c, headerSize, r.Data) {
-		return false
-	}
 	if status != event.DiskOK {
-		b.finish(c, nil, status)
+		b.finish(c, 0, nil, status)
 		return true
 	}
-	b.submit(r, c)
-	return b.room()
+	return b.submit(request{r, c, r.Offset, r.Offset + r.Length}) && b.room()
 }
 
-// submit emits a request and holds its chain until it is done.
-func (b backend) submit(r event.DiskRequest, c virtio.Chain) {
+// submit emits a request, or as much of it as one may carry, and holds its chain
+// until it is done.
+func (b backend) submit(r request) bool {
+	r.Length = min(r.Length, r.limit())
+	r.Data = nil
+	if r.Op == event.DiskWrite {
+		r.Data = make([]byte, r.Length)
+		if !b.Queue(0).Gather(r.chain, headerSize+r.Offset-r.start, r.Data) {
+			return false
+		}
+	}
+	if r.Op != event.DiskWrite || r.Offset+r.Length == r.end {
+		r.chain.Readable = nil // all of it is here
+	}
+	r.chain = r.chain.Keep()
 	b.lastID++
 	r.Device, r.ID = b.slot, b.lastID
-	f := request{r, c.Keep()}
-	b.inFlight = append(b.inFlight, f)
-	b.payload += f.weight()
-	b.emit(r)
+	b.inFlight = append(b.inFlight, r)
+	b.payload += r.weight()
+	b.emit(r.DiskRequest)
+	return true
 }
 
-// decode turns a header into a request; Data has room for what a write carries.
+// goOn continues with the next piece of a request whose last one is done, unless
+// the driver has reset the device meanwhile.
+func (b backend) goOn(r request, data []byte) {
+	if !b.Queue(0).Scatter(r.chain, r.written(), data) {
+		return
+	}
+	r.Offset += r.Length
+	r.Length = r.end - r.Offset
+	b.submit(r)
+}
+
+// decode turns a header into a request of any length, without Data.
 func (b backend) decode(kind uint32, sector uint64, c virtio.Chain) (event.DiskRequest, event.DiskStatus) {
 	switch kind {
 	case typeIn:
 		return b.transfer(event.DiskRead, sector, c.Writable.Len()-1)
 	case typeOut:
-		r, status := b.transfer(event.DiskWrite, sector, c.Readable.Len()-headerSize)
-		if status == event.DiskOK {
-			r.Data = make([]byte, r.Length)
-		}
-		return r, status
+		return b.transfer(event.DiskWrite, sector, c.Readable.Len()-headerSize)
 	case typeFlush:
 		return event.DiskRequest{Op: event.DiskFlush}, event.DiskOK
 	case typeDiscard:
@@ -281,7 +325,7 @@ func (b backend) decode(kind uint32, sector uint64, c virtio.Chain) (event.DiskR
 
 // transfer checks a read or a write of length bytes.
 func (b backend) transfer(op event.DiskOp, sector, length uint64) (event.DiskRequest, event.DiskStatus) {
-	if length == 0 || length > MaxData || length%sectorSize != 0 ||
+	if length == 0 || length%sectorSize != 0 ||
 		op == event.DiskWrite && b.cfg.ReadOnly || !b.within(sector, length/sectorSize) {
 		return event.DiskRequest{}, event.DiskIOError
 	}
@@ -321,16 +365,17 @@ func (b backend) id(room uint64) []byte {
 	return id[:min(room, idSize)]
 }
 
-// finish writes data and status and pushes the chain. The used length counts
-// written bytes from the start of the buffer without a gap (§2.7.8.2).
-func (b backend) finish(c virtio.Chain, data []byte, status event.DiskStatus) {
+// finish writes data behind the off bytes that earlier pieces wrote, and the
+// status, and pushes the chain. The used length counts written bytes from the
+// start of the buffer without a gap (§2.7.8.2).
+func (b backend) finish(c virtio.Chain, off uint64, data []byte, status event.DiskStatus) {
 	q := b.Queue(0)
 	last := c.Writable.Len() - 1
-	written := uint64(len(data))
+	written := off + uint64(len(data))
 	if written == last {
 		written++
 	}
-	if q.Scatter(c, 0, data) && q.Scatter(c, last, []byte{byte(status)}) {
+	if q.Scatter(c, off, data) && q.Scatter(c, last, []byte{byte(status)}) {
 		q.Push(c, uint32(written))
 	}
 }
@@ -356,6 +401,8 @@ func (b backend) state(c *state.Coder, r *request) {
 	state.U64(c, &r.Length)
 	c.Bytes(&r.Data, MaxData)
 	r.chain.State(c)
+	state.U64(c, &r.start)
+	state.U64(c, &r.end)
 	if c.Loading() && !r.valid() {
 		c.Fail("virtio-blk in slot %d: request %d can't be: op %d, %d bytes, payload of %d",
 			b.slot, r.ID, r.Op, r.Length, len(r.Data))
@@ -369,5 +416,7 @@ func (r *request) valid() bool {
 		data = r.Length
 	}
 	return r.Op >= event.DiskRead && r.Op <= event.DiskWriteZeroes &&
-		r.weight() <= MaxData && uint64(len(r.Data)) == data && r.chain.Writable.Len() > 0
+		r.Length <= r.limit() && uint64(len(r.Data)) == data && r.chain.Writable.Len() > 0 &&
+		r.start <= r.Offset && r.Offset <= r.end && r.Length <= r.end-r.Offset &&
+		(r.Offset+r.Length == r.end || r.Length == MaxData)
 }

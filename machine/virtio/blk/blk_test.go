@@ -225,7 +225,6 @@ func TestRefused(t *testing.T) {
 		{"read at the end of numbers", in, ^uint64(0), f.Space(1024), 1},
 		{"read of half a sector", in, 0, f.Space(256), 1},
 		{"read of nothing", in, 0, f.Space(0), 1},
-		{"huge read", in, 0, virtiotest.Buf{Addr: virtiotest.Base, Len: blk.MaxData + 512, Write: true}, 1},
 		{"write beyond the end", out, sectors, f.Data(pattern(512)), 1},
 		{"huge write", out, 0, virtiotest.Buf{Addr: virtiotest.Base, Len: 0xfffffe00}, 1},
 		{"discard beyond the end", discard, 0, f.Data(segment(sectors, 8, 0)), 1},
@@ -297,6 +296,104 @@ func TestOutOfOrder(t *testing.T) {
 	u := f.Rings[0].Collect()
 	if len(u) != 2 || u[0].Head != 9 || u[1].Head != 0 {
 		t.Errorf("used %v", u)
+	}
+}
+
+// pieces asks for more than a DiskRequest carries: 256 KiB of RAM again and again.
+func (f *fixture) pieces(kind uint32, sector uint64, total int) (status, buf virtiotest.Buf) {
+	buf = virtiotest.Buf{Addr: virtiotest.Base + 512<<10, Len: 256 << 10, Write: kind == in}
+	var data []virtiotest.Buf
+	for ; total > 0; total -= int(buf.Len) {
+		b := buf
+		b.Len = min(b.Len, uint32(total))
+		data = append(data, b)
+	}
+	return f.ask(kind, sector, data...), buf
+}
+
+// A read longer than a DiskRequest carries is done in pieces, one at a time; the
+// driver sees one request.
+func TestReadInPieces(t *testing.T) {
+	const total = 2*blk.MaxData + 1024
+	f := boot(t)
+	st, buf := f.pieces(in, 100, total)
+	n := f.fork()
+	for _, g := range []*fixture{f, n} {
+		got := 0
+		for i, want := range []uint64{blk.MaxData, blk.MaxData, 1024} {
+			p := g.dev.Pending()
+			if len(p) != 1 || p[0].ID != uint64(i+1) || p[0].Offset != 100*512+uint64(got) || p[0].Length != want {
+				t.Fatalf("piece %d is %+v", i, p)
+			}
+			if g.status(st) != 0xff || g.Interrupt() != 0 {
+				t.Fatal("the guest sees the end too early")
+			}
+			g.done(p[0], event.DiskOK, bytes.Repeat([]byte{byte(i + 1)}, int(want)))
+			got += int(want)
+			if i == 0 {
+				c := g.fork() // with a piece in flight
+				if !reflect.DeepEqual(c.dev.Pending(), g.dev.Pending()) || c.Hash() != g.Hash() {
+					t.Error("the copy has other requests pending")
+				}
+			}
+		}
+		if b := g.Bytes(buf); b[0] != 3 || b[1023] != 3 || b[1024] != 2 {
+			t.Errorf("the pieces went to other places")
+		}
+		if u := g.Rings[0].Collect(); len(u) != 1 || u[0].Written != total+1 || g.status(st) != 0 || len(g.dev.Pending()) > 0 {
+			t.Errorf("used %v, status %d", u, g.status(st))
+		}
+	}
+	if f.Hash() != n.Hash() {
+		t.Error("original and copy differ")
+	}
+}
+
+// So is a write; what each piece carries is what memory holds as the one before it ends.
+func TestWriteInPieces(t *testing.T) {
+	const total = blk.MaxData + 512
+	f := boot(t)
+	data := pattern(256 << 10)
+	f.RAM.Write(virtiotest.Base+512<<10, data)
+	st, _ := f.pieces(out, 7, total)
+	f = f.fork()
+	first := f.dev.Pending()[0]
+	if first.Length != blk.MaxData || !bytes.Equal(first.Data, bytes.Repeat(data, blk.MaxData>>18)) {
+		t.Fatal("the first piece is wrong")
+	}
+	f.done(first, event.DiskOK, nil)
+	second := f.request()
+	if second.Offset != 7*512+blk.MaxData || !bytes.Equal(second.Data, data[:512]) || f.status(st) != 0xff {
+		t.Fatalf("the second piece is wrong: %d bytes at %d", len(second.Data), second.Offset)
+	}
+	f.done(second, event.DiskOK, nil)
+	if u := f.Rings[0].Collect(); len(u) != 1 || u[0].Written != 1 || f.status(st) != 0 {
+		t.Errorf("used %v, status %d", u, f.status(st))
+	}
+}
+
+// An error ends a request at its piece, and after a reset none follows.
+func TestPiecesEnd(t *testing.T) {
+	f := boot(t)
+	st, _ := f.pieces(in, 0, 3*blk.MaxData)
+	f.done(f.request(), event.DiskOK, make([]byte, blk.MaxData))
+	f.done(f.request(), event.DiskIOError, nil)
+	if u := f.Rings[0].Collect(); len(u) != 1 || u[0].Written != blk.MaxData || f.status(st) != 1 || len(f.Take()) > 0 {
+		t.Errorf("used %v, status %d", u, f.status(st))
+	}
+	for _, kind := range []uint32{in, out} {
+		f = boot(t)
+		f.pieces(kind, 0, 3*blk.MaxData)
+		r := f.request()
+		f.Start(features, 256)
+		var data []byte
+		if kind == in {
+			data = make([]byte, blk.MaxData)
+		}
+		f.done(r, event.DiskOK, data)
+		if len(f.Take()) > 0 || len(f.dev.Pending()) > 0 || f.NeedsReset() {
+			t.Errorf("type %d goes on after a reset", kind)
+		}
 	}
 }
 
