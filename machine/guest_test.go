@@ -516,7 +516,7 @@ func TestHostileSnapshots(t *testing.T) {
 		}
 	}
 	// The state proper is at the end, where a change means most.
-	for range 3000 {
+	for range 800 {
 		bad := bytes.Clone(good)
 		for range 1 + rnd.IntN(3) {
 			at := len(bad) - 1 - rnd.IntN(12<<10)
@@ -524,7 +524,7 @@ func TestHostileSnapshots(t *testing.T) {
 		}
 		survive(bad)
 	}
-	for range 300 {
+	for range 100 {
 		bad := bytes.Clone(good)
 		at := 8 + rnd.IntN(200)
 		binary.LittleEndian.PutUint32(bad[at:], rnd.Uint32()>>rnd.IntN(32))

@@ -421,6 +421,9 @@ func (m *Machine) PendingEntropy() []event.EntropyRequest {
 	return list
 }
 
+// ConsoleRoom is how many typed bytes the console takes now; more would be lost.
+func (m *Machine) ConsoleRoom() int { return m.uart.Room() }
+
 // Offloads tells what the driver of a network device takes.
 func (m *Machine) Offloads(id event.DeviceID) net.Offloads {
 	if d, ok := m.device(id).(*net.Device); ok {

@@ -47,7 +47,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 
 // nextTurn is when there is something to do again if nothing arrives.
 func (r *Replica) nextTurn() ft.Time {
-	if !r.idle {
+	if !r.idle || r.typable() > 0 {
 		return max(r.now, r.resumeAt)
 	}
 	next := min(r.p.Deadline(), r.announcer.next)
@@ -115,10 +115,7 @@ func (r *Replica) takeInputs() {
 			r.takeFrames(event.DeviceID(slot), n)
 		}
 	}
-	if b := r.w.Terminal.Read(); len(b) > 0 {
-		r.wake(true)
-		r.record(event.ConsoleIn{Device: event.UART, Data: b[:min(len(b), maxConsoleBytes)]})
-	}
+	r.takeTyped()
 	r.answerEntropy()
 	r.tellTime()
 }
@@ -143,6 +140,22 @@ func (r *Replica) tellTime() {
 		r.record(r.pace.tick(r.m, r.now))
 	}
 }
+
+// takeTyped hands on what was typed as far as the guest has room: what it doesn't
+// read yet waits here and in the terminal.
+func (r *Replica) takeTyped() {
+	if len(r.typed) == 0 {
+		r.typed = r.w.Terminal.Read()
+	}
+	if n := r.typable(); n > 0 {
+		r.wake(true)
+		r.record(event.ConsoleIn{Device: event.UART, Data: r.typed[:n]})
+		r.typed = r.typed[n:]
+	}
+}
+
+// typable is how much of what was typed the guest can be given at once.
+func (r *Replica) typable() int { return min(len(r.typed), maxConsoleBytes, r.m.ConsoleRoom()) }
 
 func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
 	var frames []event.Frame

@@ -102,7 +102,8 @@ type Replica struct {
 	held      []heldOutput // external outputs emitted and not known to have left, and what waits behind them
 	entropy   []event.EntropyRequest
 	announcer announcer
-	idle      bool // the machine waits for an input or its timer
+	typed     []byte // read from the terminal, and not yet given to the guest
+	idle      bool   // the machine waits for an input or its timer
 	sinkErr   error
 
 	source *migrate.Source // clone being sent

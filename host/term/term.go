@@ -13,8 +13,10 @@
 //
 // Both directions have bounds. Output to a terminal that is stuck (an ssh session
 // that hangs) is dropped beyond 1 MiB, and a note says how much; a file or pipe
-// must be complete, so there Write waits. Keys that the guest doesn't read are
-// dropped beyond 64 KiB, since Ctrl-A must always work; a pipe waits.
+// must be complete, so there Write waits. Input beyond 64 KiB waits until the guest
+// has read some, so that a large text can be pasted; but a guest that reads nothing
+// for half a second loses what is typed, since Ctrl-A must always work. A pipe
+// waits for ever.
 package term
 
 import (
@@ -23,6 +25,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -30,7 +33,10 @@ import (
 	"tandem/world"
 )
 
-const maxInput = 64 << 10 // bytes typed and not yet read by the guest
+const (
+	maxInput   = 64 << 10               // bytes typed and not yet read by the guest
+	stuckAfter = 500 * time.Millisecond // that the guest read nothing
+)
 
 // Terminal is a world.Terminal. Restore, Quit and Close may be called by any
 // goroutine.
@@ -42,16 +48,18 @@ type Terminal struct {
 	quit    chan struct{}
 	asleep  *os.File      // the other end of stop
 	stop    *os.File      // its closing ends the reader
+	closing chan struct{} // closed by Close
 	done    chan struct{} // the reader has ended
 
 	raw     *term.State // as it was before; nil if input is no terminal
 	restore sync.Once
 
-	mu     sync.Mutex
-	room   sync.Cond
-	input  []byte
-	closed bool
-	ended  sync.Once
+	room  chan struct{} // has an item after a Read
+	stuck bool          // the guest reads nothing; of the reader
+	ended sync.Once
+
+	mu    sync.Mutex
+	input []byte
 }
 
 var _ world.Terminal = (*Terminal)(nil)
@@ -73,9 +81,8 @@ func New(in, out *os.File, wake func()) (*Terminal, error) {
 	}
 	t := &Terminal{
 		in: in, wake: wake, asleep: asleep, stop: stop,
-		quit: make(chan struct{}), done: make(chan struct{}),
+		quit: make(chan struct{}), done: make(chan struct{}), closing: make(chan struct{}), room: make(chan struct{}, 1),
 	}
-	t.room.L = &t.mu
 	if fd := int(in.Fd()); term.IsTerminal(fd) {
 		if t.raw, err = term.MakeRaw(fd); err != nil {
 			asleep.Close()
@@ -108,7 +115,12 @@ func (t *Terminal) Read() []byte {
 	defer t.mu.Unlock()
 	b := t.input
 	t.input = nil
-	t.room.Broadcast()
+	if len(b) > 0 {
+		select {
+		case t.room <- struct{}{}:
+		default:
+		}
+	}
 	return b
 }
 
@@ -130,10 +142,7 @@ func (t *Terminal) Close() error {
 	}
 	t.Restore()
 	t.ended.Do(func() {
-		t.mu.Lock()
-		t.closed = true
-		t.room.Broadcast()
-		t.mu.Unlock()
+		close(t.closing)
 		t.stop.Close()
 		<-t.done
 		t.asleep.Close()
@@ -183,25 +192,46 @@ func (t *Terminal) ready() bool {
 	}
 }
 
+// give hands b to the guest, and waits where there is no room.
 func (t *Terminal) give(b []byte) {
-	t.mu.Lock()
-	for len(b) > 0 && !t.closed {
-		n := min(len(b), maxInput-len(t.input))
-		t.input = append(t.input, b[:n]...)
-		b = b[n:]
-		if n > 0 {
-			t.mu.Unlock()
+	for len(b) > 0 {
+		n := t.put(b)
+		if b = b[n:]; n > 0 {
+			t.stuck = false
 			t.wake()
-			t.mu.Lock()
 		}
-		if len(b) > 0 && t.Interactive() {
-			break
-		}
-		for len(b) > 0 && len(t.input) == maxInput && !t.closed {
-			t.room.Wait()
+		if len(b) > 0 && !t.wait() {
+			return
 		}
 	}
-	t.mu.Unlock()
+}
+
+// put appends what there is room for.
+func (t *Terminal) put(b []byte) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := min(len(b), maxInput-len(t.input))
+	t.input = append(t.input, b[:n]...)
+	return n
+}
+
+// wait returns true once there may be room, false if there will be none.
+func (t *Terminal) wait() bool {
+	var late <-chan time.Time
+	if t.Interactive() {
+		if t.stuck {
+			return false
+		}
+		late = time.After(stuckAfter)
+	}
+	select {
+	case <-t.room:
+		return true
+	case <-late:
+		t.stuck = true
+	case <-t.closing:
+	}
+	return false
 }
 
 func (t *Terminal) obey(c command) {

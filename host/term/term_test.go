@@ -144,6 +144,29 @@ func TestQuitWithFullInput(t *testing.T) {
 	}
 }
 
+// A text far larger than the input's bound is pasted without a loss while the guest
+// reads, and so is what comes after a guest that read nothing for too long.
+func TestPaste(t *testing.T) {
+	person, terminal := pty(t)
+	wake, woken := wake()
+	c, err := New(terminal, terminal, wake)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	text := strings.Repeat("0123456789abcde\r", 5*maxInput/16)
+	paste := func() { go person.WriteString(text) }
+	paste()
+	collect(t, c.Read, woken, text)
+
+	person.WriteString(strings.Repeat("k", 2*maxInput))
+	person.WriteString("\x01x")
+	<-c.Quit() // the reader gave up on the guest
+	c.Read()
+	paste()
+	collect(t, c.Read, woken, text)
+}
+
 // Commands are found wherever input is cut.
 func TestEscapeCuts(t *testing.T) {
 	const typed, want = "a\x01\x01b\x01hc\x01yd\x01", "a\x01bcd"

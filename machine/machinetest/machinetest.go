@@ -48,7 +48,7 @@ func Config(t testing.TB, harts int, macros ...string) machine.Config {
 	}
 	args := append([]string{"-O1", "-march=rv64gc", "-mabi=lp64d", "-ffreestanding", "-fno-tree-loop-distribute-patterns",
 		"-nostdlib", "-static", "-fno-pic", "-no-pie", "-mcmodel=medany",
-		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments,-Ttext=0x80000000", "-o", out, in}, macros...)
+		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments,-Ttext=0x80000000,-Tdata=0x80002000", "-o", out, in}, macros...)
 	if msg, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, msg)
 	}

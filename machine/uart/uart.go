@@ -126,6 +126,9 @@ func New(irq bus.Line, emit bus.Emit) *UART {
 	return &UART{dll: divisor, irq: irq, emit: emit}
 }
 
+// Room is how many typed bytes In takes now.
+func (u *UART) Room() int { return backlogSize - len(u.backlog) }
+
 // In appends typed bytes. What exceeds the backlog is lost, as on a wire.
 func (u *UART) In(data []byte) {
 	u.backlog = append(u.backlog, data[:min(len(data), backlogSize-len(u.backlog))]...)

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"bytes"
+	"errors"
+
+	"tandem/machine/event"
+	"tandem/world"
+)
+
+// VM is what all replicas of one VM share: the arbiter's record, the disk, the
+// network and the console.
+type VM struct {
+	Arbiter Arbiter
+	Storage *Storage
+	LAN     *LAN
+	Console Console
+
+	w       *World
+	current *Site // that opened the newest epoch
+}
+
+// VM returns a VM with a disk of some bytes in one slot and a network in another.
+func (w *World) VM(size uint64, disk, net event.DeviceID) *VM {
+	v := &VM{w: w}
+	v.Storage = newStorage(w, v, size, disk)
+	v.LAN = newLAN(w, v, net)
+	v.Console = Console{w: w}
+	return v
+}
+
+// Arbiter keeps the VM's record. It implements world.Arbiter.
+type Arbiter struct {
+	Down   bool // nobody reaches it
+	Forget int  // one answer in so many is lost, after the claim was entered
+	record world.Record
+	chance *Chance
+}
+
+var errUnreachable = errors.New("the arbiter does not answer")
+
+// Read implements world.Arbiter.
+func (a *Arbiter) Read() (world.Record, error) {
+	if a.Down {
+		return world.Record{}, errUnreachable
+	}
+	return a.record, nil
+}
+
+// Claim implements world.Arbiter.
+func (a *Arbiter) Claim(epoch event.Epoch, owner string, gen uint64) (won bool, cur world.Record, err error) {
+	switch {
+	case a.Down:
+		return false, world.Record{}, errUnreachable
+	case epoch == 0 || owner == "":
+		return false, world.Record{}, errors.New("a claim needs an epoch and an owner")
+	case a.record.Epoch+1 == epoch:
+		a.record = world.Record{Epoch: epoch, Owner: owner, DiskGeneration: gen}
+	}
+	if a.chance != nil && a.chance.OneIn(a.Forget) {
+		return false, world.Record{}, errUnreachable
+	}
+	return a.record.Epoch == epoch && a.record.Owner == owner, a.record, nil
+}
+
+// Site is how one process reaches the VM's outside; it implements world.Site.
+type Site struct {
+	v     *VM
+	p     *Process
+	Cut   bool       // the arbiter is out of reach from here
+	Slow  world.Time // added to claims and fences
+	epoch event.Epoch
+}
+
+// Site returns a process's way to the outside.
+func (v *VM) Site(p *Process) *Site {
+	v.Arbiter.chance = &v.w.chance
+	return &Site{v: v, p: p}
+}
+
+// outcome implements world.Pending.
+type outcome[T any] struct {
+	v    T
+	err  error
+	done bool
+}
+
+func (o *outcome[T]) Poll() (v T, err error, ok bool) { return o.v, o.err, o.done }
+
+// Claim implements world.Site.
+func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
+	o := &outcome[bool]{}
+	way := func() world.Time { return s.Slow + s.v.w.chance.Between(100*Microsecond, 2*Millisecond) }
+	s.v.w.After(way(), func() {
+		o.err = errUnreachable
+		if !s.Cut {
+			o.v, _, o.err = s.v.Arbiter.Claim(epoch, s.p.Name, 0)
+		}
+		s.v.w.Trace("%s claims epoch %d: %v %v", s.p.Name, epoch, o.v, o.err)
+		s.v.w.After(way(), func() { o.done = true; s.p.Wake() })
+	})
+	return o
+}
+
+// Open implements world.Site.
+func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
+	o := &outcome[world.Devices]{}
+	s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
+		if s.v.w.chance.OneIn(8) {
+			o.err = errors.New("the store does not answer")
+		} else {
+			o.v = s.OpenNow(epoch)
+		}
+		o.done = true
+		s.p.Wake()
+	})
+	return o
+}
+
+// OpenNow opens the devices for an epoch; older ones are fenced.
+func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
+	s.v.w.Trace("%s opens epoch %d", s.p.Name, epoch)
+	if r := s.v.Arbiter.record; r.Epoch != epoch || r.Owner != s.p.Name {
+		s.v.w.Breach("%s opens epoch %d, which belongs to %q", s.p.Name, epoch, r.Owner)
+	}
+	s.epoch, s.v.current = epoch, s
+	d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
+	d.Networks[s.v.LAN.slot] = s.v.LAN.open(s)
+	return d
+}
+
+// Start claims and opens the first epoch, for the first primary.
+func (s *Site) Start() world.Devices {
+	s.v.Arbiter.Claim(1, s.p.Name, 0)
+	return s.OpenNow(1)
+}
+
+// owns reports whether the site's process may emit: it opened the newest epoch
+// and nobody has won a newer one. A process that was stopped between its look at
+// the lease and its emission can't know; that is what fences are for.
+func (s *Site) owns(what string) bool {
+	newest := s.v.current == s
+	owner := newest && s.v.Arbiter.record.Epoch == s.epoch || s.v.Arbiter.record.Owner == s.p.Name
+	if !owner && !s.p.frozen {
+		s.v.w.Breach("%s from %s of epoch %d, but epoch %d belongs to %s", what, s.p.Name, s.epoch, s.v.Arbiter.record.Epoch, s.v.Arbiter.record.Owner)
+	}
+	return newest
+}
+
+// Console is what the VM has printed, and what is typed.
+type Console struct {
+	Printed []byte
+	typed   []byte
+	w       *World
+}
+
+// Type types bytes; the VM reads them wherever it is live.
+func (c *Console) Type(b string) { c.typed = append(c.typed, b...) }
+
+// Terminal is a process's way to the console.
+type Terminal struct {
+	c *Console
+	s *Site
+}
+
+// Terminal returns a site's terminal.
+func (s *Site) Terminal() *Terminal { return &Terminal{&s.v.Console, s} }
+
+// Write implements world.Terminal, and holds what is printed again to what was
+// printed first.
+func (t *Terminal) Write(offset uint64, b []byte) {
+	t.s.owns("console output")
+	have := uint64(len(t.c.Printed))
+	if offset > have {
+		t.c.w.Breach("%s prints at %d, but only %d bytes were printed", t.s.p.Name, offset, have)
+		return
+	}
+	n := min(uint64(len(b)), have-offset)
+	if !bytes.Equal(t.c.Printed[offset:offset+n], b[:n]) {
+		t.c.w.Breach("%s prints %q at %d, where %q was printed", t.s.p.Name, b[:n], offset, t.c.Printed[offset:offset+n])
+	}
+	t.c.Printed = append(t.c.Printed, b[n:]...)
+}
+
+// Read implements world.Terminal.
+func (t *Terminal) Read() []byte {
+	b := t.c.typed
+	if t.s.v.current != t.s {
+		return nil
+	}
+	t.c.typed = nil
+	return b
+}
