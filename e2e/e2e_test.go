@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -268,8 +269,7 @@ func TestChaos(t *testing.T) {
 		fmt.Sscan(s, &rounds)
 	}
 	for i := range rounds {
-		// Spread over a second and a half, so that kills meet all phases of a write.
-		before := 2*time.Second + time.Duration(i*7919%1500)*time.Millisecond
+		before := time.Second + rand.N(3*time.Second)
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			check(t, runDemo(t, "--before", before.String(), "--after", "3s"))
 		})

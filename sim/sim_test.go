@@ -4,6 +4,7 @@ package sim_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"tandem/machine/event"
@@ -15,9 +16,21 @@ import (
 // The sim's arbiter keeps the contract that the real ones keep.
 func TestArbiter(t *testing.T) {
 	worldtest.Arbiter(t, func(*testing.T) (a, b world.Arbiter) {
-		r := &sim.Arbiter{}
+		r := &locked{}
 		return r, r
 	})
+}
+
+// locked lets goroutines ask the arbiter: the contract's test does.
+type locked struct {
+	mu sync.Mutex
+	sim.Arbiter
+}
+
+func (l *locked) Claim(epoch event.Epoch, owner string, gen uint64) (bool, world.Record, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Arbiter.Claim(epoch, owner, gen)
 }
 
 // pingPong runs two processes that answer each other among faults, and returns

@@ -5,6 +5,7 @@ package sim
 import (
 	"bytes"
 	"errors"
+	"fmt"
 
 	"tandem/machine/event"
 	"tandem/world"
@@ -56,6 +57,8 @@ func (a *Arbiter) Claim(epoch event.Epoch, owner string, gen uint64) (won bool, 
 		return false, world.Record{}, errUnreachable
 	case epoch == 0 || owner == "":
 		return false, world.Record{}, errors.New("a claim needs an epoch and an owner")
+	case epoch > a.record.Epoch+1:
+		return false, world.Record{}, fmt.Errorf("epoch %d can't follow epoch %d", epoch, a.record.Epoch)
 	case a.record.Epoch+1 == epoch:
 		a.record = world.Record{Epoch: epoch, Owner: owner, DiskGeneration: gen}
 	}
