@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/host"
 	"tandem/machine"
 )
 
@@ -31,6 +32,7 @@ type usageError struct{ error }
 func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	host.ShortSlices()
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -48,6 +48,7 @@ func imageBuildCommand() *cobra.Command {
 	f.StringVar(&o.Hostname, "hostname", "tandem", "name of the guest")
 	f.StringVar(&o.Mirror, "mirror", "", "Debian mirror; default $TANDEM_MIRROR, then the host's apt configuration")
 	f.StringVar(&o.Keyring, "keyring", "", "file of public keys; default Debian's, built in")
+	f.StringVar(&o.CacheDir, "cache", "", "folder for downloads; default tandem in the user's cache folder")
 	f.BoolVar(&o.Offline, "offline", false, "use only what is cached")
 	f.BoolVar(&o.Essential, "essential", false, "install all essential packages, so that dpkg in the guest can configure")
 	return c

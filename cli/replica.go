@@ -51,7 +51,7 @@ func replicaCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:    "replica",
 		Short:  "Run one copy of a protected VM",
-		Hidden: true, // people use tandem node; this is what it starts
+		Hidden: true, // what tandem demo starts: one process for each copy
 	}
 	c.AddCommand(replicaRole("primary", "listen", "HOST:PORT to wait for the backup at", runPrimary),
 		replicaRole("backup", "dial", "HOST:PORT of the primary", runBackup))
@@ -176,10 +176,7 @@ func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
 	if err := r.Err(); !errors.Is(err, replica.ErrEnded) {
 		return err
 	}
-	if code := r.ExitCode(); code != 0 {
-		return exitError(code)
-	}
-	return nil
+	return exitStatus(r.ExitCode())
 }
 
 func runPrimary(ctx context.Context, f *replicaFlags) error {

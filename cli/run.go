@@ -121,13 +121,27 @@ func ended(r *replica.Replica, m *machine.Machine, vm vm, signature string) erro
 			return err
 		}
 	}
-	if code := r.ExitCode(); code != 0 {
-		if vm.config.Boot.ToHost != 0 {
-			fmt.Fprintf(os.Stderr, "tandem: test %d failed\n", code)
-		}
-		return exitError(code)
+	code := r.ExitCode()
+	if code != 0 && vm.config.Boot.ToHost != 0 {
+		fmt.Fprintf(os.Stderr, "tandem: test %d failed\n", code)
+		return exitError(min(code, maxTestStatus))
 	}
-	return nil
+	return exitStatus(code)
+}
+
+// What a process can return: the highest status, and the highest that a shell
+// does not take for its own.
+const (
+	maxStatus     = 255
+	maxTestStatus = 125
+)
+
+// exitStatus is the guest's exit code as that of the command.
+func exitStatus(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return exitError(min(code, maxStatus))
 }
 
 // writeSignature dumps what the architecture tests compare: 4-byte words in hex.

@@ -49,6 +49,7 @@ type Primary struct {
 
 	stamp    Time     // newest that was sent
 	lease    Time     // from the newest echo: outputs may leave before this
+	trip     Time     // smoothed, from a stamp to its echo
 	room     int      // of the backup's buffer
 	peer     Progress // of the backup
 	progress detector // of entries asked of the backup and not executed
@@ -360,6 +361,11 @@ func (p *Primary) ack(now Time, a Ack) error {
 		p.progress.heard(now, p.cfg.MaxGap)
 	}
 	p.peer = a.Progress
+	if trip := now - a.Echo; p.trip == 0 {
+		p.trip = trip
+	} else {
+		p.trip += (trip - p.trip) / 16
+	}
 	p.lease = max(p.lease, a.Echo+p.cfg.Lease)
 	if p.state == Syncing && p.opened && p.log.group.acked >= p.activate {
 		p.change(Protected, "the backup can go on from entry %d", p.activate)
@@ -484,6 +490,7 @@ type Status struct {
 	Share int    // of the CPU that the machine may use, in thousandths
 
 	Lag      Time // execution lag
+	Trip     Time // round trip of the channel, smoothed
 	LogBytes int  // of entries that the backup has not executed
 	Last     event.Seq
 	Sent     event.Seq
@@ -497,7 +504,7 @@ type Status struct {
 func (p *Primary) Status() Status {
 	return Status{
 		State: p.state, Epoch: p.owned, Wait: p.wait(), Share: p.flow.share,
-		Lag: p.log.lag(), LogBytes: p.log.bytes, Last: p.seq, Sent: p.log.sent, Acked: p.log.acked,
+		Lag: p.log.lag(), Trip: p.trip, LogBytes: p.log.bytes, Last: p.seq, Sent: p.log.sent, Acked: p.log.acked,
 		Backup: p.peer, Held: len(p.out.queue), Released: p.out.released,
 	}
 }

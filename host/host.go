@@ -4,7 +4,8 @@
 // loop that takes turns with it. The other parts are in folders below: link is
 // the logging channel, ram guest memory, term the console's other end, certs what
 // replicas know each other by, filedisk and nbd disks, netswitch the network,
-// claim the arbiter.
+// claim the arbiter, site what opens
+// them for an epoch, control the door for people.
 package host
 
 import (

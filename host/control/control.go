@@ -33,6 +33,7 @@ type Status struct {
 	GuestSeconds   float64 `json:"guest_seconds"`
 	CPUShare       float64 `json:"cpu_share"`
 	LagSeconds     float64 `json:"execution_lag_seconds"`
+	RoundTrip      float64 `json:"round_trip_seconds"`
 	LogSentBytes   uint64  `json:"log_sent_bytes"`
 	LogBufferBytes int     `json:"log_buffer_bytes"`
 	Entries        uint64  `json:"entries"`
@@ -126,7 +127,7 @@ func take(r *replica.Replica) Status {
 	p, n := r.Status(), r.Stats()
 	s := Status{
 		State: p.State.String(), Epoch: uint64(p.Epoch), Wait: p.Wait,
-		CPUShare: float64(p.Share) / ft.FullShare, LagSeconds: seconds(p.Lag),
+		CPUShare: float64(p.Share) / ft.FullShare, LagSeconds: seconds(p.Lag), RoundTrip: seconds(p.Trip),
 		LogSentBytes: n.LogBytes, LogBufferBytes: p.LogBytes, Entries: n.Entries,
 		Last: uint64(p.Last), Acknowledged: uint64(p.Acked), Executed: uint64(p.Backup.Executed),
 		HeldOutputs: p.Held, Released: uint64(p.Released), Failovers: n.Failovers,

@@ -3,10 +3,11 @@
 // Package mem is guest RAM, with a note on every page that says whether a
 // store to it can go unnoticed.
 //
-// A store is fast only while its page's note is zero. Three things set a note:
+// A store is fast only while its page's note is zero. Four things set a note:
 // instructions were decoded from the page (Code), a page table walk read an
-// entry from it (Walk), or somebody who collects written pages has not seen it
-// written yet (CleanHash, CleanClone). A store to a noted page takes the slow
+// entry from it (Walk), somebody who collects written pages has not seen it
+// written yet (CleanHash), or a bare-metal program talks to the machine by it
+// (Host). A store to a noted page takes the slow
 // way through Touch, which tells the Watcher and clears what it can. So no
 // cache of decoded instructions or of translations is ever older than memory,
 // whatever the guest stores and wherever a device writes (design: no cache of
@@ -34,11 +35,10 @@ type PFN uint32
 type Note uint8
 
 const (
-	Code       Note = 1 << iota // instructions were decoded from it
-	Walk                        // a page table walk read it
-	CleanHash                   // not written since its last hash
-	CleanClone                  // not written since it was last copied to a new backup
-	Host                        // holds a program's tohost: every store is told to the machine
+	Code      Note = 1 << iota // instructions were decoded from it
+	Walk                       // a page table walk read it
+	CleanHash                  // not written since its last hash
+	Host                       // holds a program's tohost: every store is told to the machine
 )
 
 // Watcher hears of stores to pages noted Code or Walk, before they are made.
@@ -132,7 +132,7 @@ func (r *RAM) touch(p PFN, off, n uint64) {
 	if note&CleanHash != 0 {
 		r.dirty = append(r.dirty, p)
 	}
-	r.notes[p] &^= CleanHash | CleanClone
+	r.notes[p] &^= CleanHash
 }
 
 // Read copies RAM at physical address pa to b.

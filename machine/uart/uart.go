@@ -11,7 +11,7 @@
 //
 // An output for every byte would cost more than the byte, so bytes collect
 // until a newline, a full buffer, or a Flush by the machine. The machine may
-// call Flush only at moments that its own state decides (a WFI of all harts,
+// call Flush only at moments that its own state decides (the end of a turn,
 // a hash entry), for both copies must cut the stream at the same places.
 //
 // Registers: National Semiconductor PC16550D data sheet, §8. Each is one byte;
