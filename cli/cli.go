@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"tandem/host"
 	"tandem/machine"
@@ -30,7 +32,11 @@ type usageError struct{ error }
 
 // Main runs the command and returns its exit code.
 func Main(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	host.ShortSlices()
 	root := newRoot()
@@ -62,11 +68,34 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
+			err = fmt.Errorf("--%s %s: not a %s", bad.GetFlag().Name, bad.GetValue(), kinds[bad.GetFlag().Value.Type()])
+		}
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
+	group(root)
 	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
 		replicaCommand(), demoCommand(), versionCommand())
 	return root
+}
+
+// kinds are the types of flags as people call them.
+var kinds = map[string]string{"int": "number", "bool": "true or false", "duration": "duration like 300ms or 5s"}
+
+// group makes c a command that only has others: alone it prints its help.
+func group(c *cobra.Command) {
+	c.Args = func(c *cobra.Command, a []string) error {
+		if len(a) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := c.SuggestionsFor(a[0]); len(near) > 0 {
+			hint = fmt.Sprintf(", perhaps you meant %s", strings.Join(near, " or "))
+		}
+		return usageError{fmt.Errorf("%s has no command %q%s; see %s --help", c.CommandPath(), a[0], hint, c.CommandPath())}
+	}
+	c.SuggestionsMinimumDistance = 2
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 }
 
 // args checks the number of arguments as usage.

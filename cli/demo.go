@@ -15,6 +15,9 @@ import (
 	"tandem/image"
 )
 
+// demoMemory is enough for Debian and its database.
+const demoMemory = 128 << 20
+
 func demoCommand() *cobra.Command {
 	o := demo.Options{Out: os.Stdout}
 	var format, kill string
@@ -31,6 +34,9 @@ func demoCommand() *cobra.Command {
 			}
 			if !slices.Contains(demo.Victims, demo.Victim(kill)) {
 				return usageError{fmt.Errorf("--kill %s: choose one of %v", kill, demo.Victims)}
+			}
+			if n, err := parseSize(o.Memory); err != nil || n < demoMemory {
+				return usageError{fmt.Errorf("--memory %s: give the guest at least %dM", o.Memory, demoMemory>>20)}
 			}
 			return runDemo(c, o, demo.Victim(kill), format, c.OutOrStdout())
 		},

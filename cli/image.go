@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -13,6 +14,7 @@ import (
 
 func imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Make guest images"}
+	group(c)
 	c.AddCommand(imageBuildCommand())
 	return c
 }
@@ -32,7 +34,9 @@ func imageBuildCommand() *cobra.Command {
 			if err != nil {
 				return usageError{fmt.Errorf("--size %s: %w", size, err)}
 			}
-			o.Dir, o.Size = a[0], int64(n)
+			if o.Dir, o.Size = a[0], int64(n); o.Dir == "" {
+				return usageError{errors.New("the image's folder has no name")}
+			}
 			o.Progress = image.NewProgress(os.Stderr)
 			img, err := image.Build(c.Context(), o)
 			if err != nil {

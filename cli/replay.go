@@ -32,7 +32,7 @@ func replayCommand() *cobra.Command {
 			}
 			s, err := replayFile(a[0], out)
 			if err != nil {
-				return fmt.Errorf("%s: %w", a[0], err)
+				return fmt.Errorf("recording %s: %w", a[0], err)
 			}
 			fmt.Fprintf(c.OutOrStdout(), "replayed %d entries, %d steps; %d hashes equal\n", s.entries, s.steps, s.hashes)
 			return nil
@@ -51,9 +51,12 @@ type replayed struct {
 func replayFile(path string, console io.Writer) (s replayed, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return s, err
+		return s, fmt.Errorf("%w; make one with tandem run --record", why(err))
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		return s, errors.New("this is a folder; make a recording with tandem run --record")
+	}
 	in, err := replay.NewReader(bufio.NewReaderSize(f, 1<<20))
 	if err != nil {
 		return s, err

@@ -53,6 +53,7 @@ func replicaCommand() *cobra.Command {
 		Short:  "Run one copy of a protected VM",
 		Hidden: true, // what tandem demo starts: one process for each copy
 	}
+	group(c)
 	c.AddCommand(replicaRole("primary", "listen", "HOST:PORT to wait for the backup at", runPrimary),
 		replicaRole("backup", "dial", "HOST:PORT of the primary", runBackup))
 	return c
@@ -62,7 +63,14 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	f := &replicaFlags{}
 	c := &cobra.Command{
 		Use: role, Short: "Run the " + role + " of a VM", Args: args(0, 0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error { return run(c.Context(), f) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			for _, name := range []string{"tls", "arbiter", flag} {
+				if !c.Flags().Changed(name) {
+					return usageError{fmt.Errorf("--%s is missing; see %s --help", name, c.CommandPath())}
+				}
+			}
+			return run(c.Context(), f)
+		},
 	}
 	fs := c.Flags()
 	f.vm.add(fs)
@@ -75,9 +83,6 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
-	for _, name := range []string{"tls", "arbiter", flag} {
-		c.MarkFlagRequired(name)
-	}
 	return c
 }
 

@@ -37,6 +37,9 @@ func runCommand() *cobra.Command {
 			"  tandem run ./web --record boot.log && tandem replay boot.log",
 		Args: args(0, 1, "at most one image"),
 		RunE: func(c *cobra.Command, a []string) error {
+			if signature != "" && v.elf == "" {
+				return usageError{errors.New("--signature is of a test program: give it with --elf")}
+			}
 			var img *image.Image
 			if len(a) == 1 {
 				var err error
@@ -48,7 +51,11 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), vm, record, signature)
+			engine, err := v.engineFor()
+			if err != nil {
+				return err
+			}
+			return run(c.Context(), vm, engine, record, signature)
 		},
 	}
 	v.add(c.Flags())
@@ -58,7 +65,7 @@ func runCommand() *cobra.Command {
 }
 
 // run runs an unprotected VM until it ends.
-func run(ctx context.Context, vm vm, record, signature string) error {
+func run(ctx context.Context, vm vm, engine func(*machine.Machine) error, record, signature string) error {
 	memory, err := ram.New(vm.config.RAM)
 	if err != nil {
 		return err
@@ -68,9 +75,12 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	if err != nil {
 		return err
 	}
+	if err := engine(m); err != nil {
+		return err
+	}
 	clock := host.NewClock()
 	wake, woken := host.Wake()
-	s := site.New(site.Config{Slots: vm.slots, Wake: wake})
+	s := site.New(site.Config{VM: vm.name, Slots: vm.slots, Wake: wake})
 	devices, err := s.OpenNow(0)
 	if err != nil {
 		return err
@@ -103,10 +113,16 @@ func run(ctx context.Context, vm vm, record, signature string) error {
 	err = host.Run(ctx, clock, woken, r.Turn)
 	console.Close()
 	if err := closeRecord(); err != nil {
-		return err
+		return fmt.Errorf("recording %s: %w", record, why(err))
+	}
+	select {
+	case <-console.Quit():
+		fmt.Fprintln(os.Stderr) // the prompt that follows has a line of its own
+		return nil
+	default:
 	}
 	if err != nil {
-		return nil // the user left
+		return errors.New("stopped by a signal: the guest was not shut down")
 	}
 	return ended(r, m, vm, signature)
 }
@@ -158,7 +174,10 @@ func writeSignature(m *machine.Machine, vm vm, path string) error {
 	for ; len(b) > 0; b = b[4:] {
 		fmt.Fprintf(&out, "%02x%02x%02x%02x\n", b[3], b[2], b[1], b[0])
 	}
-	return os.WriteFile(path, out.Bytes(), 0o644)
+	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("--signature %s: %w; name a file that can be written", path, why(err))
+	}
+	return nil
 }
 
 // recordTo makes cfg write its log to a file.
@@ -168,7 +187,7 @@ func recordTo(path string, vm machine.Config, cfg *replica.Config) (closer func(
 	}
 	f, err := os.Create(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--record %s: %w; name a file that can be written", path, why(err))
 	}
 	description, err := describe(vm)
 	if err != nil {

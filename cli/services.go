@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,12 +22,20 @@ import (
 	"tandem/store"
 )
 
+// storePatience is how long a store may take to tell a disk's size.
+const storePatience = 5 * time.Second
+
 // nbdSize asks a server for the size of an export.
 func nbdSize(url string) (uint64, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
 	defer cancel()
 	d, err := nbd.Dial(ctx, url, 0, func() {})
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return 0, fmt.Errorf("disk %s: no NBD server answered there for %v; see that tandem store runs and is reached", url, storePatience)
+	case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT):
+		return 0, fmt.Errorf("%w; start tandem store, or correct the address", err)
+	case err != nil:
 		return 0, err
 	}
 	defer d.Close()
@@ -39,7 +48,15 @@ func listen(addr string) (net.Listener, error) {
 	if strings.HasPrefix(addr, "/") || strings.HasPrefix(addr, "unix:") {
 		network, addr = "unix", strings.TrimPrefix(addr, "unix:")
 	}
-	return net.Listen(network, addr)
+	ln, err := net.Listen(network, addr)
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--listen %s: %w; choose an address of this host and a free port, or stop what uses it", addr, err)
+	}
+	return ln, nil
 }
 
 // diagnostics is where services write what people read.
@@ -60,7 +77,7 @@ func storeCommand() *cobra.Command {
 			cfg := store.Config{StateDir: state, AllowUnprotected: unprotected, Log: diagnostics()}
 			for _, e := range exports {
 				name, path, ok := strings.Cut(e, "=")
-				if !ok {
+				if !ok || name == "" || path == "" {
 					return usageError{fmt.Errorf("--export %s: want NAME=FILE", e)}
 				}
 				cfg.Exports = append(cfg.Exports, store.Export{Name: name, Path: path})

@@ -8,18 +8,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"tandem/host/codemem"
 	"tandem/host/filedisk"
 	"tandem/host/netswitch"
 	"tandem/host/site"
 	"tandem/image"
 	"tandem/machine"
+	"tandem/machine/fdt"
 	"tandem/machine/loader"
 )
 
@@ -37,6 +38,7 @@ type vmFlags struct {
 	network  string
 	forwards []string
 	name     string
+	engine   string
 	capacity uint64 // of disks that may not be asked, or 0
 }
 
@@ -52,6 +54,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
+	f.StringVar(&v.engine, "engine", engineInterpreter, "interpreter, or jit: translate hot code (experimental)")
 	f.StringVar(&v.name, "name", "vm", "name of the VM; its MAC address follows from it")
 }
 
@@ -60,6 +63,7 @@ type vm struct {
 	config  machine.Config
 	slots   []site.Slot
 	program loader.Program // of --elf
+	name    string
 }
 
 // build reads the files and lays out the machine.
@@ -68,6 +72,20 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 	ram, err := parseSize(v.memory)
 	if err != nil {
 		return out, usageError{fmt.Errorf("--memory %s: %w", v.memory, err)}
+	}
+	out.config.RAM = ram
+	if err := out.config.CheckRAM(); err != nil {
+		return out, usageError{fmt.Errorf("--memory %s: %w", v.memory, err)}
+	}
+	if v.cpus < 1 || v.cpus > machine.MaxHarts {
+		return out, usageError{fmt.Errorf("--cpus %d: choose 1 to %d", v.cpus, machine.MaxHarts)}
+	}
+	if n := len(v.name); n < 1 || n > 255 {
+		return out, usageError{fmt.Errorf("--name of %d bytes: give 1 to 255", n)}
+	}
+	out.name = v.name
+	if err := v.exclusive(img != nil); err != nil {
+		return out, err
 	}
 	levels := map[string]int{"sv39": 3, "sv48": 4, "sv57": 5}[v.mmu]
 	if levels == 0 {
@@ -87,6 +105,9 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 	if err := v.boot(&out); err != nil {
 		return out, err
 	}
+	if n := len(disks); n > maxDisks {
+		return out, usageError{fmt.Errorf("%d disks: a machine takes at most %d, so leave some out", n, maxDisks)}
+	}
 	for i, d := range disks {
 		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i), v.capacity); err != nil {
 			return out, err
@@ -99,42 +120,6 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 		out.add(machine.Device{Kind: machine.RNGDevice}, site.Slot{})
 	}
 	return out, nil
-}
-
-// boot chooses what the machine starts from.
-func (v *vmFlags) boot(out *vm) error {
-	read := func(path string) (b []byte, err error) {
-		if path != "" {
-			b, err = os.ReadFile(path)
-		}
-		return b, err
-	}
-	kernel, err1 := read(v.kernel)
-	initrd, err2 := read(v.initrd)
-	firmware, err3 := read(v.firmware)
-	elf, err4 := read(v.elf)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return err
-	}
-	var err error
-	name := v.kernel
-	switch ram := out.config.RAM; {
-	case v.elf != "":
-		name = v.elf
-		out.program, err = loader.ELF(ram, elf)
-		out.config.Boot = out.program.Boot
-	case v.firmware != "":
-		name = v.firmware
-		out.config.Boot, err = loader.Firmware(ram, firmware, kernel, initrd)
-	case v.kernel != "":
-		out.config.Boot, err = loader.Kernel(ram, kernel, initrd)
-	default:
-		return usageError{errors.New("nothing to boot: give an IMAGE, --kernel, --firmware or --elf")}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
 }
 
 func (o *vm) add(d machine.Device, s site.Slot) {
@@ -156,9 +141,17 @@ func (o *vm) addDisk(url, serial string, size uint64) error {
 // networkIndex numbers a VM's network devices for their MAC addresses.
 const networkIndex = 0
 
+// maxDisks leaves slots for the network and the random numbers.
+const maxDisks = fdt.VirtioSlots - 2
+
 func (v *vmFlags) addNetwork(o *vm) error {
-	if v.network == "none" {
+	switch addr, isSwitch := strings.CutPrefix(v.network, "switch:"); {
+	case len(v.forwards) > 0 && v.network != "user":
+		return usageError{errors.New("--forward is for --network user; a switch has forwards of its own")}
+	case v.network == "none":
 		return nil
+	case v.network != "user" && (!isSwitch || addr == ""):
+		return usageError{fmt.Errorf("--network %s: choose user, switch:ADDRESS or none", v.network)}
 	}
 	mac := site.MAC(v.name, networkIndex)
 	slot := site.Slot{Network: v.network, MAC: mac}
@@ -169,11 +162,40 @@ func (v *vmFlags) addNetwork(o *vm) error {
 		}
 		slot.Forwards = append(slot.Forwards, fw)
 	}
-	if len(v.forwards) > 0 && v.network != "user" {
-		return usageError{errors.New("--forward is for --network user; a switch has forwards of its own")}
-	}
 	o.add(machine.Device{Kind: machine.NetDevice, MAC: mac}, slot)
 	return nil
+}
+
+// The engines; both give the same bits.
+const (
+	engineInterpreter = "interpreter"
+	engineJIT         = "jit"
+)
+
+// codeCache is the memory for translated code, in bytes.
+const codeCache = 32 << 20
+
+// engineFor returns what chooses a machine's engine.
+func (v *vmFlags) engineFor() (func(*machine.Machine) error, error) {
+	switch v.engine {
+	case engineInterpreter:
+		return func(*machine.Machine) error { return nil }, nil
+	case engineJIT:
+		if !codemem.Supported() {
+			return nil, errors.New("--engine jit: this host's CPU has no translator yet: use --engine interpreter")
+		}
+		return translate, nil
+	}
+	return nil, usageError{fmt.Errorf("--engine %s: choose interpreter or jit", v.engine)}
+}
+
+// translate gives a machine memory for translated code, for the life of the process.
+func translate(m *machine.Machine) error {
+	code, err := codemem.New(codeCache)
+	if err == nil {
+		m.Translate(code.RW, code.RX())
+	}
+	return err
 }
 
 // diskSize asks a disk for its size.
@@ -196,7 +218,11 @@ func parseForward(s string, guest netip.Addr) (netswitch.Forward, error) {
 	if i < 0 {
 		return netswitch.Forward{}, bad
 	}
-	if _, _, err := net.SplitHostPort(s[:i]); err != nil {
+	_, host, err := net.SplitHostPort(s[:i])
+	if err != nil {
+		return netswitch.Forward{}, bad
+	}
+	if _, err := strconv.ParseUint(host, 10, 16); err != nil {
 		return netswitch.Forward{}, bad
 	}
 	port, err := strconv.ParseUint(s[i+1:], 10, 16)

@@ -340,9 +340,10 @@ func (b *Backup) Deadline() Time {
 	return at
 }
 
-// patience is how long the primary may be silent; see Primary.patience.
+// patience is how long the primary may be silent; see Primary.patience. Once the
+// snapshot is loaded the primary holds outputs for us.
 func (b *Backup) patience() Time {
-	if !b.active {
+	if !b.active && !b.loaded {
 		return b.cfg.Stall
 	}
 	return b.cfg.Timeout

@@ -253,7 +253,10 @@ func readKeys(file string) (openpgp.EntityList, error) {
 		read = openpgp.ReadArmoredKeyRing
 	}
 	keys, err := read(bytes.NewReader(b))
-	if err != nil || len(keys) == 0 {
+	if err == nil && len(keys) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("keyring %s has no usable OpenPGP key (%v): give a file of public keys with --keyring", file, err)
 	}
 	return keys, nil

@@ -201,12 +201,17 @@ func usableDir(dir string) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return badDir(err)
 	}
 	if len(entries) == 0 || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == manifestName }) {
 		return nil
 	}
 	return fmt.Errorf("%s is not empty and has no %s: name a new directory", dir, manifestName)
+}
+
+// badDir is an error at the image's folder, which err names.
+func badDir(err error) error {
+	return fmt.Errorf("image folder: %w: name one that can be made and written", err)
 }
 
 // builder is one build between its steps.
@@ -234,11 +239,11 @@ func (b *builder) choose() error {
 // write makes the four files under other names, then gives them theirs.
 func (b *builder) write(ctx context.Context) error {
 	if err := os.MkdirAll(b.opt.Dir, 0o755); err != nil {
-		return err
+		return badDir(err)
 	}
 	tmp, err := os.MkdirTemp(b.opt.Dir, ".build-")
 	if err != nil {
-		return err
+		return badDir(err)
 	}
 	defer os.RemoveAll(tmp)
 	boot, err := b.boot()

@@ -4,10 +4,7 @@ package machine_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -213,36 +210,6 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// A snapshot restored and saved again has the same bytes.
-func TestSnapshotBytes(t *testing.T) {
-	cfg := machinetest.Config(t, 2)
-	for seed := range uint64(5) {
-		o, m := newOutside(seed), power(t, cfg)
-		o.record(t, m, event.Step(100_000*(seed+1)+seed), func(event.Entry) {})
-		var first, second bytes.Buffer
-		if err := m.Save(&first); err != nil {
-			t.Fatal(err)
-		}
-		if err := restored(t, m).Save(&second); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(first.Bytes(), second.Bytes()) {
-			t.Errorf("seed %d: snapshots of %d and %d bytes differ", seed, first.Len(), second.Len())
-		}
-	}
-}
-
-// Outputs that nobody took would be lost: such a machine is not saved.
-func TestSaveWithOutputs(t *testing.T) {
-	m := power(t, machinetest.Config(t, 1))
-	apply(t, m, event.Clock{Rate: 1 << 28, Limit: 1e6})
-	for m.Run(1e6) != event.StopOutput {
-	}
-	if err := m.SaveState(&bytes.Buffer{}); err == nil {
-		t.Error("saved with outputs not taken")
-	}
-}
-
 // A day of an idle guest with a timer of 100 ms costs seconds, and its replay is exact.
 func TestIdleDay(t *testing.T) {
 	const day = 24 * 3600 * event.TicksPerSecond
@@ -337,6 +304,25 @@ func TestReset(t *testing.T) {
 				t.Errorf("%+v, slices up to %d: %s, want %s", in, slice, got.Describe(), m.Describe())
 			}
 		}
+	}
+}
+
+// What a device writes to tohost is no command: it would be found wherever the
+// next run happened to end.
+func TestHostByDevice(t *testing.T) {
+	cfg := machinetest.Config(t, 1, "-DROUNDS=5", "-DHOST_IN_FRAME")
+	if cfg.Boot.ToHost == 0 {
+		t.Fatal("the guest has no tohost")
+	}
+	var log []event.Entry
+	o, m := newOutside(2), power(t, cfg)
+	o.record(t, m, 3_000_000, func(e event.Entry) { log = append(log, e) })
+	if !bytes.Contains(o.console, []byte("\n4 ")) {
+		t.Errorf("the guest was ended:\n%s", o.console)
+	}
+	rnd := rand.New(rand.NewPCG(5, 5))
+	if got := follow(t, power(t, cfg), log, rnd, 200, stay); got.HashAll() != m.HashAll() {
+		t.Errorf("%s, want %s", got.Describe(), m.Describe())
 	}
 }
 
@@ -456,101 +442,5 @@ func TestDivergence(t *testing.T) {
 		if last := c.found(after); d.Place != c.place || d.Seq > last.Seq || d.Step > last.Step {
 			t.Errorf("%s: found in %s at entry %d, step %d; want entry %d, step %d at the latest", c.name, d.Place, d.Seq, d.Step, last.Seq, last.Step)
 		}
-	}
-}
-
-// snapshot is a small one with requests in flight.
-func snapshot(t testing.TB) []byte {
-	cfg := machinetest.Config(t, 2)
-	o, m := newOutside(5), power(t, cfg)
-	o.record(t, m, 300_000, func(event.Entry) {})
-	var b bytes.Buffer
-	if err := m.Save(&b); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-// survive restores what may be garbage, and lets what was believed run.
-func survive(b []byte) (*machine.Machine, error) {
-	m, err := machine.Restore(bytes.NewReader(b), func(size uint64) ([]byte, error) {
-		if size > 16<<20 {
-			return nil, fmt.Errorf("no %d bytes here", size)
-		}
-		return make([]byte, size), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	for range 20 {
-		m.Apply(event.Clock{Base: m.Time(), Rate: 1 << 28, Limit: m.Step() + 1000})
-		for _, q := range m.PendingDisk() {
-			m.Apply(event.DiskDone{Device: q.Device, ID: q.ID, Data: make([]byte, q.Length*b2u(q.Op == event.DiskRead))})
-		}
-		m.Apply(event.Frames{Device: 1, Frames: []event.Frame{{Data: make([]byte, 100)}}})
-		m.Run(m.Step() + 1000)
-		m.Outputs()
-	}
-	m.HashAll()
-	return m, nil
-}
-
-func b2u(b bool) uint64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// A snapshot that is cut short, garbage or hostile is refused or believed, and
-// nothing panics.
-func TestHostileSnapshots(t *testing.T) {
-	good := snapshot(t)
-	if _, err := survive(good); err != nil {
-		t.Fatal(err)
-	}
-	rnd := rand.New(rand.NewPCG(1, 9))
-	for i := range 100 {
-		if m, err := survive(good[:rnd.IntN(len(good))]); err == nil || m != nil {
-			t.Fatalf("cut %d: accepted", i)
-		}
-	}
-	// The state proper is at the end, where a change means most.
-	for range 800 {
-		bad := bytes.Clone(good)
-		for range 1 + rnd.IntN(3) {
-			at := len(bad) - 1 - rnd.IntN(12<<10)
-			bad[at] = [...]byte{0, 1, 0x7f, 0x80, 0xff, bad[at] ^ 1<<rnd.IntN(8), byte(rnd.Uint32())}[rnd.IntN(7)]
-		}
-		survive(bad)
-	}
-	for range 100 {
-		bad := bytes.Clone(good)
-		at := 8 + rnd.IntN(200)
-		binary.LittleEndian.PutUint32(bad[at:], rnd.Uint32()>>rnd.IntN(32))
-		survive(bad)
-	}
-}
-
-// FuzzRestore gives Restore what nobody saved.
-func FuzzRestore(f *testing.F) {
-	good := snapshot(f)
-	f.Add(len(good)-100, []byte{0xff})
-	f.Add(16, []byte{0xff, 0xff, 0xff, 0xff})
-	f.Fuzz(func(t *testing.T, at int, patch []byte) {
-		if at < 0 || at > len(good) || len(patch) > len(good)-at {
-			return
-		}
-		bad := bytes.Clone(good)
-		copy(bad[at:], patch)
-		survive(bad)
-	})
-}
-
-// Two machines of one configuration have one configuration after a snapshot too.
-func TestConfigSaved(t *testing.T) {
-	m := power(t, machinetest.Config(t, 2))
-	if got := restored(t, m).Config(); !reflect.DeepEqual(got, m.Config()) {
-		t.Errorf("%+v, want %+v", got, m.Config())
 	}
 }

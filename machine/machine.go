@@ -182,6 +182,10 @@ func (m *Machine) powerOn() {
 	m.watchHost()
 }
 
+// Translate makes the harts run translated code, which lives in memory with a
+// writable view and an executable one at rx. It changes speed and nothing else.
+func (m *Machine) Translate(rw []byte, rx uintptr) { m.sys.Translate(rw, rx) }
+
 // Config returns what the machine was built from.
 func (m *Machine) Config() Config { return m.cfg }
 

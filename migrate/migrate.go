@@ -138,6 +138,7 @@ type Target struct {
 	config []byte
 	state  []byte
 	m      *machine.Machine
+	ended  bool // the last part came, or one that can't be used
 }
 
 // NewTarget returns a Target that gets the memory of its machine from newRAM.
@@ -146,14 +147,30 @@ func NewTarget(newRAM func(size uint64) ([]byte, error)) (*Target, error) {
 	return &Target{newRAM: newRAM, unzip: unzip}, err
 }
 
-// Part takes the next part. With the last it returns the machine.
+// Part takes the next part. With the last it returns the machine. The first error
+// is final.
 func (t *Target) Part(part []byte) (*machine.Machine, error) {
-	if len(part) == 0 {
+	m, err := t.part(part)
+	if m != nil || err != nil {
+		t.ended, t.config, t.state, t.m = true, nil, nil, nil
+		t.unzip.Close()
+	}
+	return m, err
+}
+
+func (t *Target) part(part []byte) (*machine.Machine, error) {
+	switch {
+	case t.ended:
+		return nil, fmt.Errorf("%w: the clone has ended", ErrPart)
+	case len(part) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrPart)
 	}
 	body, err := t.unzip.DecodeAll(part[1:], nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPart, err)
+	}
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("%w: a body of %d bytes, the limit is %d", ErrPart, len(body), maxBody)
 	}
 	switch kind := part[0]; {
 	case kind == partConfig && t.m == nil:
@@ -211,7 +228,12 @@ func (t *Target) takeState(body []byte) (*machine.Machine, error) {
 	if len(body) > 0 {
 		return nil, grow(&t.state, body)
 	}
-	err := t.m.LoadState(bytes.NewReader(t.state))
-	t.state = nil
-	return t.m, err
+	r := bytes.NewReader(t.state)
+	if err := t.m.LoadState(r); err != nil {
+		return nil, err
+	}
+	if r.Len() > 0 {
+		return nil, fmt.Errorf("%w: %d bytes behind the state", ErrPart, r.Len())
+	}
+	return t.m, nil
 }

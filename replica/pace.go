@@ -16,7 +16,8 @@ const (
 
 	startRate = 1 << event.RateShift / 10 // 100 million steps a second
 	maxRate   = 1 << (event.RateShift + 10)
-	minSteps  = 50_000 // too few to measure the rate by
+	minSteps  = 50_000              // fewer are too few to measure the rate by
+	maxSpan   = 30 * ft.Millisecond // of a measurement
 )
 
 // pace makes the guest's clock follow the host's. Between two Clock entries it
@@ -25,13 +26,19 @@ const (
 type pace struct {
 	origin ft.Time // host time of guest tick 0
 	rate   uint64
-	last   ft.Time    // of the last Clock entry
-	step   event.Step // at it
+	last   ft.Time // of the last Clock entry
+
+	// Where the measurement of the rate began: the machine has run ever since.
+	from struct {
+		time ft.Time
+		step event.Step
+	}
 }
 
 // start begins at the machine's own time.
 func (p *pace) start(m *machine.Machine, now ft.Time) {
-	*p = pace{origin: now - ft.Time(m.Time())*nsPerTick, rate: startRate, last: now, step: m.Step()}
+	*p = pace{origin: now - ft.Time(m.Time())*nsPerTick, rate: startRate}
+	p.resume(m, now)
 	if c, _ := m.Clock(); c.Rate > 0 {
 		p.rate = c.Rate
 	}
@@ -43,7 +50,8 @@ func (p *pace) follow(m *machine.Machine, now ft.Time) { p.start(m, now) }
 // resume goes on where the machine's time stopped, plus the silence since the
 // last entry that told the time.
 func (p *pace) resume(m *machine.Machine, now ft.Time) {
-	p.last, p.step = now, m.Step()
+	p.last = now
+	p.from.time, p.from.step = now, m.Step()
 }
 
 func (p *pace) ticks(now ft.Time) event.Ticks { return event.Ticks((now - p.origin) / nsPerTick) }
@@ -60,19 +68,24 @@ func (p *pace) due(m *machine.Machine, now ft.Time) bool { return now >= p.last+
 
 // wake is the Clock for a machine that waited: time has passed without steps.
 func (p *pace) wake(m *machine.Machine, now ft.Time) event.Clock {
-	p.last, p.step = now, m.Step()
+	p.resume(m, now)
 	return p.clock(m, now)
 }
 
 // tick is the Clock for a machine that ran since the last one.
 func (p *pace) tick(m *machine.Machine, now ft.Time) event.Clock {
-	steps, passed := uint64(m.Step()-p.step), uint64(now-p.last)
-	if steps >= minSteps {
-		measured := (passed << (event.RateShift - 10) / nsPerTick << 10) / steps
+	p.last = now
+	steps, passed := uint64(m.Step()-p.from.step), now-p.from.time
+	switch {
+	case passed > maxSpan: // the process was stopped, or it has very little of a CPU
+		p.resume(m, now)
+	case steps >= minSteps && passed > 0:
+		measured := uint64(passed) << (event.RateShift - 10) / nsPerTick << 10 / steps
+		measured = min(measured, 2*p.rate) // a short stop must not look like a slow host
 		p.rate = (3*p.rate + measured - measured/32) / 4
 		p.rate = min(max(p.rate, 1), maxRate)
+		p.resume(m, now)
 	}
-	p.last, p.step = now, m.Step()
 	return p.clock(m, now)
 }
 

@@ -10,11 +10,8 @@ import (
 	"tandem/world"
 )
 
-// Bounds of what is taken in within one turn.
-const (
-	maxFramesPerEntry = 64
-	maxConsoleBytes   = 4096
-)
+// maxConsoleBytes bounds what is typed in one entry.
+const maxConsoleBytes = 4096
 
 // turnPrimary runs the protocol, takes inputs and runs the machine.
 func (r *Replica) turnPrimary() (next ft.Time) {
@@ -47,7 +44,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 
 // nextTurn is when there is something to do again if nothing arrives.
 func (r *Replica) nextTurn() ft.Time {
-	if !r.idle || r.typable() > 0 {
+	if !r.idle || r.typable() > 0 || r.moreFrames {
 		return max(r.now, r.resumeAt)
 	}
 	next := min(r.p.Deadline(), r.announcer.next)
@@ -110,6 +107,7 @@ func (r *Replica) takeInputs() {
 			r.record(done)
 		}
 	}
+	r.moreFrames = false
 	for slot, n := range r.devices.Networks {
 		if n != nil {
 			r.takeFrames(event.DeviceID(slot), n)
@@ -166,12 +164,12 @@ func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
 		}
 		frames = append(frames, f)
 	}
-	if len(frames) == 0 {
-		return
-	}
-	if frames = r.fit(slot, frames); len(frames) > 0 {
+	r.moreFrames = r.moreFrames || len(frames) == maxFramesPerEntry
+	for frames = r.fit(slot, frames); len(frames) > 0; {
+		n := min(len(frames), maxFramesPerEntry)
 		r.wake(true)
-		r.record(event.Frames{Device: slot, Frames: frames})
+		r.record(event.Frames{Device: slot, Frames: frames[:n:n]})
+		frames = frames[n:]
 	}
 }
 
@@ -196,7 +194,7 @@ func (r *Replica) runSlice() {
 	}
 	r.now = r.clock()
 	switch stop {
-	case event.StopIdle:
+	case event.StopIdle, event.StopExit:
 		r.idle = true
 	case event.StopClock:
 		r.record(r.pace.tick(r.m, r.now))

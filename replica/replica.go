@@ -98,13 +98,14 @@ type Replica struct {
 	b    *ft.Backup
 	pace pace
 
-	devices   world.Devices
-	held      []heldOutput // external outputs emitted and not known to have left, and what waits behind them
-	entropy   []event.EntropyRequest
-	announcer announcer
-	typed     []byte // read from the terminal, and not yet given to the guest
-	idle      bool   // the machine waits for an input or its timer
-	sinkErr   error
+	devices    world.Devices
+	held       []heldOutput // external outputs emitted and not known to have left, and what waits behind them
+	entropy    []event.EntropyRequest
+	announcer  announcer
+	typed      []byte // read from the terminal, and not yet given to the guest
+	idle       bool   // the machine waits for an input or its timer
+	moreFrames bool   // a network may hold more than one turn took
+	sinkErr    error
 
 	source *migrate.Source // clone being sent
 	target *migrate.Target // clone arriving
@@ -204,6 +205,7 @@ func (r *Replica) Stats() Stats { return r.stats }
 // PowerOff pulls the plug on the VM: both copies end (paper §3.3).
 func (r *Replica) PowerOff() {
 	if r.p != nil && r.done == nil {
+		r.now = r.clock()
 		r.record(event.Control{Op: event.PowerOff})
 		r.act()
 	}

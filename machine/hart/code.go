@@ -3,6 +3,7 @@
 package hart
 
 import (
+	"tandem/machine/jit"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
@@ -25,6 +26,9 @@ type codePage struct {
 	live  bool                     // false once the page was stored to
 	entry [mem.PageSize / 2]uint16 // 1 + index in insts, by halfword
 	insts []inst
+
+	native *jit.Page                // translated, nil if nothing is
+	heat   *[mem.PageSize / 2]uint8 // executions of a block by the interpreter
 }
 
 // maxInsts bounds the code cache of a machine: 16 bytes each and 4 KiB a page.
@@ -69,6 +73,9 @@ func (s *System) dropCodePage(p mem.PFN) {
 	if cp := s.code.pages[p]; cp != nil {
 		cp.live = false
 		s.code.pages[p] = nil
+		if cp.native != nil {
+			s.dropAllJumps()
+		}
 		for _, h := range s.Harts {
 			h.resample = true
 		}

@@ -20,6 +20,7 @@ package hart
 import (
 	"tandem/machine/bus"
 	"tandem/machine/event"
+	"tandem/machine/jit"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 	"tandem/machine/state"
@@ -59,6 +60,8 @@ type System struct {
 	Break bool
 
 	code  codeCache
+	jit   *jit.Cache // nil where the interpreter runs everything
+	block []jit.Inst // scratch
 	walks []walkInfo
 	fills []fillInfo
 	// Marks in walks and fills count only while they carry these generations.
@@ -100,11 +103,12 @@ const sink = 32
 // Hart is one hardware thread.
 type Hart struct {
 	// x has 256 elements so that no uint8 index needs a bounds check.
-	x    [256]uint64
-	f    [32]uint64
-	pc   uint64
-	priv riscv.Privilege
-	wait Wait
+	x      [256]uint64
+	native nativeState // of translated code, right behind x
+	f      [32]uint64
+	pc     uint64
+	priv   riscv.Privilege
+	wait   Wait
 
 	mstatus, mie, mip, mideleg, medeleg   uint64
 	mtvec, mscratch, mepc, mcause, mtval  uint64
@@ -272,7 +276,7 @@ func (h *Hart) runUntilTimer() {
 	}
 	beyond := h.left - budget
 	h.end, h.left = h.end-event.Step(beyond), budget
-	h.exec()
+	h.execute()
 	h.end, h.left = h.end+event.Step(beyond), h.left+beyond
 }
 

@@ -7,16 +7,19 @@ import (
 	"tandem/machine/riscv"
 )
 
-// exec runs blocks until left is 0 or an instruction ended with resample set or
-// a trap. It is the interpreter's one loop: a case is one instruction of the
+// allBlocks is no bound on the blocks that exec runs.
+const allBlocks = -1
+
+// exec runs so many blocks, until left is 0 or an instruction ended with resample
+// set or a trap. It is the interpreter's one loop: a case is one instruction of the
 // manual, and whatever needs more than a line is in the file of its extension.
 //
 // In a block, left counts the steps to go before its first instruction. The slow
 // ways store h.left and h.pc by at and report whether the block may go on.
-func (h *Hart) exec() {
+func (h *Hart) exec(count int) {
 	x, ram := &h.x, h.ram
 	data := h.ctx
-	if h.priv == riscv.Machine && h.mstatus&riscv.StatusMPRV != 0 {
+	if h.modifiesPrivilege() {
 		data = h.none
 	}
 	read, write := &data.read, &data.write
@@ -24,7 +27,7 @@ func (h *Hart) exec() {
 	var page *codePage // decoded from the page at cur
 	cur := noPage
 blocks:
-	for left > 0 {
+	for ; left > 0 && count != 0; count-- {
 		vpage := pc &^ mem.PageMask
 		var block []inst
 		if vpage != cur || !page.live {

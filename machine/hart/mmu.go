@@ -3,6 +3,7 @@
 package hart
 
 import (
+	"tandem/machine/jit"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
@@ -27,12 +28,14 @@ var (
 // they were made from, so a context is as good as new after any time away, and
 // sfence.vma has nothing to do.
 type context struct {
-	key   contextKey
-	live  bool
-	age   uint32
-	read  [readEntries]tlbEntry
-	write [writeEntries]tlbEntry
-	exec  [execEntries]execEntry
+	key     contextKey
+	live    bool
+	age     uint32
+	read    [readEntries]tlbEntry
+	write   [writeEntries]tlbEntry
+	exec    [execEntries]execEntry
+	jumps   [jit.JumpEntries]jumpEntry
+	jumping bool // jumps has entries
 }
 
 const (
@@ -68,6 +71,7 @@ func (c *context) clear() {
 	}
 	c.clearWrites()
 	c.exec = [execEntries]execEntry{}
+	c.clearJumps()
 }
 
 func (c *context) clearWrites() {
@@ -87,6 +91,7 @@ func (c *context) drop(vpage uint64) {
 	if e := &c.exec[vpage>>12%execEntries]; e.tag == vpage {
 		e.page = nil
 	}
+	c.dropJumps(vpage)
 }
 
 // useContext finds the context of the present privilege and address space.
@@ -551,6 +556,12 @@ func (h *Hart) writeValue(va, size, v uint64) bool {
 		}
 	}
 	return h.fail(riscv.StoreAccess, va)
+}
+
+// modifiesPrivilege reports whether loads and stores have another privilege than
+// the hart (MPRV): no context stands for that.
+func (h *Hart) modifiesPrivilege() bool {
+	return h.priv == riscv.Machine && h.mstatus&riscv.StatusMPRV != 0
 }
 
 // dataPrivilege is the privilege of loads and stores (MPRV).

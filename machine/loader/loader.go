@@ -67,11 +67,14 @@ func Firmware(ram uint64, firmware, kernel, initrd []byte) (machine.Boot, error)
 	if len(kernel) > 0 {
 		var err error
 		if end, err = addNext(&b, kernel); err != nil {
-			return b, err
+			return b, NextError{err}
 		}
 	}
 	return place(b, ram, end, initrd)
 }
+
+// NextError is an error in what firmware goes on to.
+type NextError struct{ error }
 
 // addNext loads what firmware goes on to.
 func addNext(b *machine.Boot, kernel []byte) (end uint64, err error) {

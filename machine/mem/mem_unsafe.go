@@ -23,3 +23,6 @@ func (p Ptr) Store8(off uint64, v uint8)   { *(*uint8)(unsafe.Add(p.p, off)) = v
 func (p Ptr) Store16(off uint64, v uint16) { *(*uint16)(unsafe.Add(p.p, off)) = v }
 func (p Ptr) Store32(off uint64, v uint32) { *(*uint32)(unsafe.Add(p.p, off)) = v }
 func (p Ptr) Store64(off uint64, v uint64) { *(*uint64)(unsafe.Add(p.p, off)) = v }
+
+// Address is the base as a number, for translated code.
+func (p Ptr) Address() uint64 { return uint64(uintptr(p.p)) }

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package codemem is memory for translated code: one piece of memory with two
+// views, one that can be written and one that can be executed. No address is
+// ever both.
+package codemem
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memory is a code cache's memory.
+type Memory struct {
+	// RW is the writable view.
+	RW []byte
+	rx []byte
+}
+
+// New maps size bytes. It fails where the host forbids executable memory.
+func New(size int) (*Memory, error) {
+	fd, err := unix.MemfdCreate("tandem-code", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	if err == unix.EINVAL { // a kernel before 6.3 does not know MFD_EXEC, and needs none
+		fd, err = unix.MemfdCreate("tandem-code", unix.MFD_CLOEXEC)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memory for translated code: %w: allow it (vm.memfd_noexec=0), or run with --engine interpreter", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, int64(size)); err != nil {
+		return nil, fmt.Errorf("memory for translated code: %w", err)
+	}
+	m := &Memory{}
+	if m.RW, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("memory for translated code: %w", err)
+	}
+	if m.rx, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_SHARED); err != nil {
+		unix.Munmap(m.RW)
+		return nil, fmt.Errorf("memory for translated code: %w: allow executable memory, or run with --engine interpreter", err)
+	}
+	return m, nil
+}
+
+// RX is the address of the executable view of the same bytes.
+func (m *Memory) RX() uintptr { return address(m.rx) }
+
+// Close unmaps both views.
+func (m *Memory) Close() error {
+	err := unix.Munmap(m.rx)
+	if e := unix.Munmap(m.RW); err == nil {
+		err = e
+	}
+	m.RW, m.rx = nil, nil
+	return err
+}

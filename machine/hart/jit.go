@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hart
+
+import (
+	"tandem/machine/jit"
+	"tandem/machine/mem"
+)
+
+// hotAfter is how often a block is interpreted before it is translated.
+const hotAfter = 30
+
+// nativeState is what translated code reads and leaves; it lies behind x.
+type nativeState struct {
+	pc, vpage, ram uint64
+	off, reason    uint32
+}
+
+// jumpEntry is a place of the jump cache: the address of translated code by the
+// guest's.
+type jumpEntry struct {
+	tag  uint64 // virtual address, or noJump
+	code uint64
+}
+
+// noJump equals no address of an instruction.
+const noJump = 1
+
+func (c *context) clearJumps() {
+	c.jumping = false
+	for i := range c.jumps {
+		c.jumps[i].tag = noJump
+	}
+}
+
+// dropJumps forgets the jumps into a virtual page.
+func (c *context) dropJumps(vpage uint64) {
+	if !c.jumping {
+		return
+	}
+	first := jit.JumpIndex(vpage)
+	for i := range c.jumps[first : first+64] {
+		if e := &c.jumps[first+i]; e.tag&^mem.PageMask == vpage {
+			e.tag = noJump
+		}
+	}
+}
+
+// dropAllJumps forgets all jumps of all harts.
+func (s *System) dropAllJumps() {
+	for _, h := range s.Harts {
+		for i := range h.contexts {
+			if h.contexts[i].jumping {
+				h.contexts[i].clearJumps()
+			}
+		}
+	}
+}
+
+// Translate makes the harts run translated code that lives in memory with a
+// writable view rw and an executable one at rx.
+func (s *System) Translate(rw []byte, rx uintptr) {
+	s.jit = jit.NewCache(rw, rx, layout)
+	for _, h := range s.Harts {
+		h.native.ram = h.ram.Address()
+	}
+}
+
+// execute runs up to h.left steps, translated where a block is hot.
+func (h *Hart) execute() {
+	if h.sys.jit == nil {
+		h.exec(allBlocks)
+		return
+	}
+	for h.left > 0 && !h.resample {
+		if !h.runNative() {
+			h.exec(1)
+		}
+	}
+}
+
+// runNative runs translated code from pc on, as far as it gets; false where the
+// interpreter must execute what is at pc.
+func (h *Hart) runNative() bool {
+	cp, code := h.lookupNative(h.pc)
+	if code == 0 {
+		if cp == nil || !h.sys.heat(cp, h.pc&mem.PageMask) {
+			return false
+		}
+		if _, code = h.lookupNative(h.pc); code == 0 {
+			return false
+		}
+	}
+	n := &h.native
+	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
+	data := h.dataContext()
+	h.left = enter(h, code, data)
+	switch jit.Reason(n.reason) {
+	case jit.AtPC:
+		h.pc = n.pc
+		if _, code := h.lookupNative(n.pc); code != 0 && data == h.ctx {
+			data.jumping = true
+			data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
+		}
+		return true
+	case jit.Interpret:
+		h.pc = n.vpage + uint64(n.off)
+		return false
+	}
+	h.pc = n.vpage + uint64(n.off)
+	return true
+}
+
+// dataContext is the TLB of loads and stores.
+func (h *Hart) dataContext() *context {
+	if h.modifiesPrivilege() {
+		return h.none
+	}
+	return h.ctx
+}
+
+// lookupNative finds the page and the translated code at pc by the TLB alone.
+func (h *Hart) lookupNative(pc uint64) (*codePage, uintptr) {
+	vpage := pc &^ mem.PageMask
+	e := &h.ctx.exec[vpage>>12%execEntries]
+	if e.tag != vpage || e.page == nil || !e.page.live {
+		return nil, 0
+	}
+	if e.page.native == nil {
+		return e.page, 0
+	}
+	return e.page, h.sys.jit.Entry(e.page.native, pc&mem.PageMask)
+}
+
+// heat counts an execution of the block at an offset and translates it once it is
+// hot; true if it just was.
+func (s *System) heat(cp *codePage, off uint64) bool {
+	if cp.heat == nil {
+		cp.heat = new([mem.PageSize / 2]uint8)
+	}
+	n := &cp.heat[off>>1]
+	if *n >= hotAfter {
+		return false // tried, and it is the interpreter's
+	}
+	if *n++; *n < hotAfter {
+		return false
+	}
+	entry := cp.entry[off>>1]
+	if entry == 0 {
+		*n = 0
+		return false
+	}
+	if s.jit.Full() {
+		s.dropNative()
+	}
+	if cp.native == nil {
+		cp.native = new(jit.Page)
+	}
+	return s.jit.Translate(cp.native, s.unit(cp.insts[entry-1:]))
+}
+
+// unit is the block at the head of insts as the translator wants it.
+func (s *System) unit(insts []inst) []jit.Inst {
+	s.block = s.block[:0]
+	for _, in := range insts[:min(int(insts[0].left), jit.MaxUnit+1)] {
+		s.block = append(s.block, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len})
+	}
+	return s.block
+}
+
+// dropNative empties the cache of translated code.
+func (s *System) dropNative() {
+	for _, p := range s.code.live {
+		if cp := s.code.pages[p]; cp != nil {
+			cp.native, cp.heat = nil, nil
+		}
+	}
+	s.dropAllJumps()
+	s.jit.Reset()
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+
+	"tandem/ft"
+	"tandem/machine"
+	"tandem/machine/event"
+	"tandem/machine/machinetest"
+	"tandem/replica"
+	"tandem/sim"
+	"tandem/world"
+)
+
+var (
+	seeds   = flag.Uint64("seeds", 5, "seeds of each scenario")
+	first   = flag.Uint64("seed", 0, "the first seed")
+	verbose = flag.Bool("trace", false, "log what happens in the simulated world")
+)
+
+const ms = sim.Millisecond
+
+// copyOf is one replica in its process.
+type copyOf struct {
+	*replica.Replica
+	p      *sim.Process
+	site   *sim.Site
+	ram    []byte
+	events []replica.Event
+	steps  event.Step
+}
+
+// pair is a protected VM in a simulated world: the guest of machinetest, its
+// primary and its backup.
+type pair struct {
+	t      testing.TB
+	w      *sim.World
+	vm     *sim.VM
+	link   *sim.Link
+	a, b   *copyOf
+	copies []*copyOf
+	log    []event.Entry // of a, from its start
+}
+
+// eachSeed runs a scenario in many worlds.
+func eachSeed(t *testing.T, cfg machine.Config, scenario func(p *pair)) {
+	t.Helper()
+	for seed := *first; seed < *first+*seeds; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { scenario(newPair(t, seed, cfg)) })
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func newPair(t testing.TB, seed uint64, cfg machine.Config) *pair {
+	p := &pair{t: t, w: sim.New(seed)}
+	if *verbose {
+		p.w.Trace = func(format string, args ...any) {
+			t.Logf("%d µs: %s", (p.w.Now()-3600*sim.Second)/sim.Microsecond, fmt.Sprintf(format, args...))
+		}
+	}
+	p.vm = p.w.VM(machinetest.DiskSize, machinetest.DiskSlot, machinetest.NetSlot)
+	p.vm.LAN.Answer = echo
+	p.vm.LAN.Loss = 20
+	p.a, p.b = p.process("a"), p.process("b")
+	p.link = p.w.Link(p.a.p, p.b.p)
+	p.link.Loss = 10
+	m, err := machine.New(cfg, p.a.memory(cfg.RAM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.a.Replica, err = replica.NewPrimary(p.config(p.a), p.world(p.a, p.link.End(0)), m, 1, p.a.site.Start()); err != nil {
+		t.Fatal(err)
+	}
+	p.a.p.Start()
+	p.backup(p.b)
+	return p
+}
+
+// echo answers what the guest sends.
+func echo(f []byte) []byte {
+	if len(f) < 30 || f[12] != 0x88 {
+		return nil
+	}
+	back := bytes.Clone(f)
+	copy(back, f[6:12])
+	copy(back[6:], f[:6])
+	return back
+}
+
+func (p *pair) process(name string) *copyOf {
+	c := &copyOf{p: p.w.Process(name)}
+	c.site = p.vm.Site(c.p)
+	c.p.Turn = func() (world.Time, bool) {
+		at, ended := c.Turn()
+		p.watch(c)
+		return at, ended
+	}
+	c.p.Cost = func() world.Time {
+		was := c.steps
+		if m := c.Machine(); m != nil {
+			c.steps = m.Step()
+		}
+		return 3*sim.Microsecond + world.Time(c.steps-min(was, c.steps))*100
+	}
+	p.copies = append(p.copies, c)
+	return c
+}
+
+// backup starts the replica of a process as a backup, and connects it.
+func (p *pair) backup(c *copyOf) {
+	var err error
+	if c.Replica, err = replica.NewBackup(p.config(c), p.world(c, p.link.End(1))); err != nil {
+		p.t.Fatal(err)
+	}
+	c.p.Start()
+	p.link.Connect()
+}
+
+func (c *copyOf) memory(size uint64) []byte {
+	c.ram = make([]byte, size)
+	return c.ram
+}
+
+func (p *pair) config(c *copyOf) replica.Config {
+	cfg := replica.DefaultConfig()
+	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
+	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
+	cfg.Report = func(e replica.Event) {
+		c.events = append(c.events, e)
+		p.w.Trace("%s: %s %v→%v %s", c.p.Name, e.Kind, e.From, e.To, e.Text)
+	}
+	if c == p.a {
+		cfg.Sink = func(e event.Entry) error { p.log = append(p.log, e); return nil }
+	}
+	return cfg
+}
+
+func (p *pair) world(c *copyOf, ch world.Channel) replica.World {
+	return replica.World{Clock: c.p, Entropy: p.w.Chance(), Channel: ch, Site: c.site, Terminal: c.site.Terminal(),
+		RAM: func(size uint64) ([]byte, error) { return c.memory(size), nil }}
+}
+
+// watch holds a copy that just took a turn to the rule that only the owner of
+// the newest epoch is live.
+func (p *pair) watch(c *copyOf) {
+	switch c.Status().State {
+	case ft.Solo, ft.Syncing:
+		r, err := p.vm.Arbiter.Read()
+		if err == nil && r.Owner != c.p.Name && c.Err() == nil {
+			p.w.Breach("%s is live in epoch %d, but %s owns epoch %d", c.p.Name, c.Status().Epoch, r.Owner, r.Epoch)
+		}
+	}
+}
+
+func (c *copyOf) state() ft.State { return c.Status().State }
+
+// saw reports whether the copy reported an event with these words.
+func (c *copyOf) saw(kind replica.EventKind, words string) bool {
+	for _, e := range c.events {
+		if e.Kind == kind && strings.Contains(e.Text, words) {
+			return true
+		}
+	}
+	return false
+}
+
+// await lets time pass until something holds.
+func (p *pair) await(what string, d world.Time, cond func() bool) {
+	p.t.Helper()
+	if !p.w.RunUntil(d, cond) {
+		p.t.Fatalf("no sign of: %s\n%s", what, p.describe())
+	}
+}
+
+// protected waits until the backup could go on, and a while more.
+func (p *pair) protected() {
+	p.t.Helper()
+	p.await("a protected VM", 10*sim.Second, func() bool { return p.a.state() == ft.Protected })
+	p.w.Run(p.w.Chance().Between(0, 100*ms))
+}
+
+// goesOn checks that a copy is the VM now and that the guest makes progress.
+func (p *pair) goesOn(c *copyOf) {
+	p.t.Helper()
+	p.await(c.p.Name+" alone", 10*sim.Second, func() bool { return c.state() == ft.Solo })
+	p.progress(20)
+}
+
+// progress waits for some rounds of the guest.
+func (p *pair) progress(rounds int) {
+	p.t.Helper()
+	want := bytes.Count(p.vm.Console.Printed, []byte("\n")) + rounds
+	p.await("progress of the guest", 15*sim.Second, func() bool { return bytes.Count(p.vm.Console.Printed, []byte("\n")) >= want })
+}
+
+func (p *pair) describe() string {
+	var b strings.Builder
+	for _, c := range p.copies {
+		if c.Replica == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "%s: %+v, err %v", c.p.Name, c.Status(), c.Err())
+		if m := c.Machine(); m != nil {
+			b.WriteString("; " + m.Describe())
+		}
+		b.WriteString("\n")
+		for _, e := range c.events[max(0, len(c.events)-8):] {
+			fmt.Fprintf(&b, "  %s %v→%v %s\n", e.Kind, e.From, e.To, e.Text)
+		}
+	}
+	printed := p.vm.Console.Printed
+	fmt.Fprintf(&b, "printed: %s\nbroken: %s", printed[max(0, len(printed)-200):], strings.Join(p.w.Broken(), "\n"))
+	return b.String()
+}
+
+// check holds the run to what nobody may ever see.
+func (p *pair) check() {
+	p.t.Helper()
+	p.w.Run(10 * ms)
+	for _, rule := range p.w.Broken() {
+		p.t.Error(rule)
+	}
+	for _, c := range p.copies {
+		if c.Replica != nil && c.saw(replica.Trouble, "diverged") {
+			p.t.Errorf("%s diverged", c.p.Name)
+		}
+	}
+	p.checkConsole()
+	p.checkFrames()
+	if p.t.Failed() {
+		p.t.Log(p.describe())
+	}
+}
+
+// checkConsole: rounds follow each other from each boot on, and what a line tells
+// is on the disk.
+func (p *pair) checkConsole() {
+	p.t.Helper()
+	next, printed := uint64(0), map[uint64]uint64{}
+	lines := strings.Split(string(p.vm.Console.Printed), "\n")
+	for _, line := range lines[:len(lines)-1] {
+		var n, hash, ticks, shared uint64
+		switch _, err := fmt.Sscanf(line, "%d %x %d %d", &n, &hash, &ticks, &shared); {
+		case line == "boot":
+			next = 0
+		case line == "disk error" || line == "bye":
+		case err != nil || n != next:
+			p.t.Errorf("the guest printed %q, round %d was due", line, next)
+			return
+		default:
+			printed[n] = hash
+			next++
+		}
+	}
+	delete(printed, next) // a guest that was reset is about to write it again
+	for n, hash := range printed {
+		sector := p.vm.Storage.Bytes[n*512:]
+		if m, got := binary.LittleEndian.Uint64(sector), binary.LittleEndian.Uint64(sector[8:]); m != n || got != hash {
+			p.t.Errorf("sector %d has %d, hash %x; the guest printed hash %x", n, m, got, hash)
+		}
+	}
+}
+
+// checkFrames: what was sent again is what was sent.
+func (p *pair) checkFrames() {
+	p.t.Helper()
+	if bytes.Count(p.vm.Console.Printed, []byte("boot\n")) > 1 {
+		return // each boot counts anew
+	}
+	hashes := map[uint64]uint64{}
+	for _, f := range p.vm.LAN.Sent {
+		if len(f) < 30 || f[12] != 0x88 {
+			continue
+		}
+		n, hash := binary.LittleEndian.Uint64(f[14:]), binary.LittleEndian.Uint64(f[22:])
+		if h, ok := hashes[n]; ok && h != hash {
+			p.t.Errorf("frame %d left with hash %x and with %x", n, h, hash)
+		}
+		hashes[n] = hash
+	}
+}
