@@ -26,6 +26,9 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 	}
 	r.announce()
 	if r.sendClone() {
+		if r.w.Channel.Backlog() >= cloneBacklog {
+			return r.now + ft.Millisecond // the network is the slower one
+		}
 		return r.now
 	}
 	if r.p.Status().Wait != "" {
@@ -54,11 +57,16 @@ func (r *Replica) nextTurn() ft.Time {
 	return next
 }
 
-// fencedOut notices that a newer epoch has shut this copy out of its disk.
+// fencedOut notices that a newer epoch has shut this copy out of its devices.
 func (r *Replica) fencedOut() error {
 	for i, d := range r.devices.Disks {
 		if d != nil && d.Fenced() {
 			return fmt.Errorf("the disk in slot %d is fenced: another copy of the VM went live", i)
+		}
+	}
+	for i, n := range r.devices.Networks {
+		if n != nil && n.Fenced() {
+			return fmt.Errorf("the network in slot %d is fenced: another copy of the VM went live", i)
 		}
 	}
 	return nil

@@ -144,6 +144,7 @@ type LAN struct {
 	v    *VM
 	slot event.DeviceID
 	port *Port // where the VM is known to be
+	last *Port // that was opened
 }
 
 // Port is one process's port; it implements world.Network.
@@ -158,7 +159,10 @@ func newLAN(w *World, v *VM, slot event.DeviceID) *LAN {
 	return &LAN{Answer: func([]byte) []byte { return nil }, Delay: [2]world.Time{50 * Microsecond, 500 * Microsecond}, w: w, v: v, slot: slot}
 }
 
-func (l *LAN) open(site *Site) *Port { return &Port{l: l, site: site} }
+func (l *LAN) open(site *Site) *Port {
+	l.last = &Port{l: l, site: site}
+	return l.last
+}
 
 // Send implements world.Network.
 func (p *Port) Send(f event.Frame) { p.out = append(p.out, f) }
@@ -203,6 +207,9 @@ func (p *Port) Recv() (f event.Frame, ok bool) {
 	p.in = p.in[1:]
 	return f, true
 }
+
+// Fenced implements world.Network.
+func (p *Port) Fenced() bool { return p.l.last != p }
 
 // Close implements world.Network.
 func (p *Port) Close() error { return nil }

@@ -92,6 +92,8 @@ type Network interface {
 	Send(f event.Frame)
 	Flush()
 	Recv() (f event.Frame, ok bool)
+	// Fenced reports that a newer epoch has shut this one out.
+	Fenced() bool
 	Close() error
 }
 

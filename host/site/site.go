@@ -124,7 +124,7 @@ func (s *Site) openNetwork(slot Slot, epoch event.Epoch) (world.Network, error) 
 		if err != nil {
 			return nil, err
 		}
-		return u, nil
+		return user{u}, nil
 	}
 	addr, ok := strings.CutPrefix(slot.Network, "switch:")
 	if !ok {
@@ -134,8 +134,19 @@ func (s *Site) openNetwork(slot Slot, epoch event.Epoch) (world.Network, error) 
 	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return port{p}, nil
 }
+
+// port and user are the networks as a replica sees them.
+type port struct{ *netswitch.Port }
+
+// Fenced implements world.Network.
+func (p port) Fenced() bool { return errors.Is(p.Err(), vswitch.ErrStale) }
+
+type user struct{ *netswitch.User }
+
+// Fenced implements world.Network: nobody else has this network.
+func (user) Fenced() bool { return false }
 
 // outcome is a world.Pending that a goroutine fills.
 type outcome[T any] struct{ c chan result[T] }
