@@ -20,7 +20,7 @@ const demoMemory = 128 << 20
 
 func demoCommand() *cobra.Command {
 	o := demo.Options{Out: os.Stdout}
-	var format, kill string
+	var format, kill, engine string
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "The whole story on this machine: a pair, a database, a kill, nothing lost",
@@ -38,6 +38,10 @@ func demoCommand() *cobra.Command {
 			if n, err := parseSize(o.Memory); err != nil || n < demoMemory {
 				return usageError{fmt.Errorf("--memory %s: give the guest at least %dM", o.Memory, demoMemory>>20)}
 			}
+			o.Engines = [2]string{engine, engine}
+			if engine == engineMixed {
+				o.Engines = [2]string{engineJIT, engineInterpreter}
+			}
 			return runDemo(c, o, demo.Victim(kill), format, c.OutOrStdout())
 		},
 	}
@@ -47,9 +51,13 @@ func demoCommand() *cobra.Command {
 	f.DurationVar(&o.After, "after", 5*time.Second, "load after the kill")
 	f.StringVar(&o.Memory, "memory", "512M", "guest memory")
 	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), or stopped (a primary that sleeps and wakes)")
+	f.StringVar(&engine, "engine", engineInterpreter, "interpreter, jit, or mixed: a primary that translates and a backup that interprets")
 	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")
 	return c
 }
+
+// engineMixed gives the two copies of the demo different engines.
+const engineMixed = "mixed"
 
 func runDemo(c *cobra.Command, o demo.Options, kill demo.Victim, format string, out io.Writer) (err error) {
 	if o.Executable, err = os.Executable(); err != nil {

@@ -143,6 +143,9 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	c.cfg.Report = events.Report
 	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
 		Terminal: term.NewWriter(console), RAM: guestRAM}
+	if c.world.Engine, err = f.vm.engineFor(); err != nil {
+		return nil, err
+	}
 	if f.control != "" {
 		if c.control, err = control.Listen(f.control, c.wake); err != nil {
 			return nil, err
@@ -209,6 +212,9 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	}
 	m, err := machine.New(vm.config, memory)
 	if err != nil {
+		return err
+	}
+	if err := c.world.Engine(m); err != nil {
 		return err
 	}
 	l, err := link.Listen(f.peer, c.tls, c.wake)

@@ -35,6 +35,7 @@ type Options struct {
 	Out        io.Writer     // the timeline
 	Kill       Victim
 	Memory     string
+	Engines    [2]string // of the primary and of the backup
 	Progress   image.Progress
 }
 
@@ -123,7 +124,7 @@ func (s *story) makeImage(ctx context.Context) error {
 		return fmt.Errorf("no cache folder: %w: set HOME or XDG_CACHE_HOME", err)
 	}
 	dir := filepath.Join(cache, "tandem", "images", "demo")
-	if s.image, err = image.Open(dir); err == nil {
+	if s.image, err = image.Open(dir); err == nil && s.image.Current() {
 		s.say("guest       %s (cached)", s.image)
 		return nil
 	}
@@ -189,8 +190,8 @@ func (s *story) startReplicas() error {
 	common := []string{"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
 		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"), "--disk-size", size,
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}
-	for _, role := range []struct{ name, flag string }{{"primary", "--listen"}, {"backup", "--dial"}} {
-		args := append([]string{"replica", role.name, role.flag, s.peer,
+	for i, role := range []struct{ name, flag string }{{"primary", "--listen"}, {"backup", "--dial"}} {
+		args := append([]string{"replica", role.name, role.flag, s.peer, "--engine", s.Engines[i],
 			"--console", s.path(role.name + ".console"), "--events", s.path(role.name + ".events"),
 			"--control", s.path(role.name + ".sock")}, common...)
 		if err := s.start(role.name, args...); err != nil {

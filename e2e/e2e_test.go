@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"tandem/demo"
+	"tandem/host/codemem"
+	"tandem/image"
 )
 
 // patience bounds one command; it is no measure of anything.
@@ -61,7 +63,7 @@ var imageDir = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(cache, "tandem", "images", "demo")
-	if _, err := os.Stat(filepath.Join(dir, "image.json")); err == nil {
+	if img, err := image.Open(dir); err == nil && img.Current() {
 		return dir, nil
 	}
 	cmd := exec.Command(os.Getenv("TANDEM"), "image", "build", dir, "--packages", "redis-server")
@@ -312,5 +314,25 @@ func TestBadInput(t *testing.T) {
 				t.Errorf("exit code %d, want %q in one line: %s%s", code, c.want, out, diag)
 			}
 		})
+	}
+}
+
+// A recording made by the translator replays on the interpreter with equal hashes.
+func TestEngines(t *testing.T) {
+	if !codemem.Supported() {
+		t.Skip("there is no translator for this host yet")
+	}
+	log := filepath.Join(t.TempDir(), "jit.log")
+	c := start(t, "run", guest(t), "--engine", "jit", "--record", log, "--cpus", "2")
+	c.expect(ready)
+	c.typeLine("sha256sum /usr/bin/redis-server; redis-cli set key jit; sync; echo done=$((40+2))")
+	c.expect("done=42")
+	c.typeLine("poweroff -f")
+	if code := c.wait(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	out, diag, code := tandem(t, "replay", log)
+	if code != 0 || !strings.Contains(out, "hashes equal") || strings.Contains(out, " 0 hashes") {
+		t.Errorf("replay: exit code %d: %s%s", code, out, diag)
 	}
 }

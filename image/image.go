@@ -81,6 +81,7 @@ type Manifest struct {
 	KernelVersion string            `json:"kernel_version"`
 	Append        string            `json:"append"`
 	Requested     []string          `json:"requested"`
+	Scripts       string            `json:"scripts"`   // hash of what tandem itself puts into the guest
 	DiskSize      int64             `json:"disk_size"` // bytes
 	SHA256        map[string]string `json:"sha256"`    // of kernel and initrd; the disk changes
 	Packages      []PackageInfo     `json:"packages"`
@@ -329,7 +330,7 @@ func (b *builder) writeManifest(dir, kernelVersion string) error {
 	m := Manifest{
 		Format: manifestFormat, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
 		Architecture: arch, KernelVersion: kernelVersion, Append: defaultAppend,
-		Requested: append([]string{}, b.opt.Packages...), DiskSize: b.opt.Size, SHA256: map[string]string{},
+		Requested: append([]string{}, b.opt.Packages...), Scripts: scripts(), DiskSize: b.opt.Size, SHA256: map[string]string{},
 	}
 	for _, p := range b.packages {
 		m.Packages = append(m.Packages, PackageInfo{p.Name, p.Version, p.SHA256, true})
@@ -352,6 +353,19 @@ func (b *builder) writeManifest(dir, kernelVersion string) error {
 	}
 	return writeFile(filepath.Join(dir, manifestName), append(text, '\n'))
 }
+
+// scripts is the hash of what tandem itself puts into the guest.
+func scripts() string {
+	h := sha256.New()
+	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady)} {
+		fmt.Fprintf(h, "%d:%s", len(b), b)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Current reports whether this tandem would put the same scripts into the image.
+// An older image works as it did when it was built.
+func (i *Image) Current() bool { return i.Manifest.Scripts == scripts() }
 
 // Open reads the image in a folder and checks its kernel and initrd.
 func Open(dir string) (*Image, error) {

@@ -265,6 +265,9 @@ func debugfs(t *testing.T, disk, command string) string {
 func TestBuild(t *testing.T) {
 	a := newArchive(t, standard())
 	i := a.mustBuild("redis-server")
+	if stale := (Image{Manifest: Manifest{Scripts: "older"}}); !i.Current() || stale.Current() {
+		t.Error("an image's scripts are not told from older ones")
+	}
 	if i.Append != defaultAppend || i.Manifest.KernelVersion != "6.1-riscv64" || i.Manifest.Release != "13.9" || len(i.Manifest.Packages) != 10 {
 		t.Errorf("manifest %+v", i.Manifest)
 	}

@@ -253,6 +253,11 @@ func (r *Replica) cloneLast(seq event.Seq, part []byte) error {
 	if m == nil {
 		return errors.New("the clone is not whole")
 	}
+	if r.w.Engine != nil {
+		if err := r.w.Engine(m); err != nil {
+			return err
+		}
+	}
 	r.m, r.target = m, nil
 	r.rep = replay.NewReplayer(m, seq, m.LastOutput())
 	r.rep.Applied = r.applied

@@ -57,6 +57,8 @@ type World struct {
 	Terminal world.Terminal
 	// RAM supplies zeroed guest memory, for a backup.
 	RAM func(size uint64) ([]byte, error)
+	// Engine, if set, chooses what executes a backup's machine.
+	Engine func(*machine.Machine) error
 }
 
 // Event is something that people want to know.

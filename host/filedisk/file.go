@@ -49,7 +49,7 @@ func openFile(path string, readOnly bool) (*File, error) {
 	}
 	device := st.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice
 	if !device && !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is a %s; a disk is a regular file or a block device", st.Mode().Type())
+		return nil, errors.New("it is a folder, a pipe or the like; a disk is a regular file or a block device")
 	}
 	f, err := os.OpenFile(path, openFlags(device, readOnly), 0)
 	switch {

@@ -7,9 +7,6 @@ import (
 	"tandem/machine/mem"
 )
 
-// hotAfter is how often a block is interpreted before it is translated.
-const hotAfter = 30
-
 // nativeState is what translated code reads and leaves; it lies behind x.
 type nativeState struct {
 	pc, vpage, ram uint64
@@ -66,6 +63,14 @@ func (s *System) Translate(rw []byte, rx uintptr) {
 	}
 }
 
+// Translated says how the translated code of the harts is used.
+func (s *System) Translated() jit.Stats {
+	if s.jit == nil {
+		return jit.Stats{}
+	}
+	return s.jit.Stats
+}
+
 // execute runs up to h.left steps, translated where a block is hot.
 func (h *Hart) execute() {
 	if h.sys.jit == nil {
@@ -94,7 +99,10 @@ func (h *Hart) runNative() bool {
 	n := &h.native
 	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
 	data := h.dataContext()
+	before := h.left
 	h.left = enter(h, code, data)
+	h.sys.jit.Stats.Entries++
+	h.sys.jit.Stats.Steps += before - h.left
 	switch jit.Reason(n.reason) {
 	case jit.AtPC:
 		h.pc = n.pc
@@ -139,16 +147,18 @@ func (s *System) heat(cp *codePage, off uint64) bool {
 		cp.heat = new([mem.PageSize / 2]uint8)
 	}
 	n := &cp.heat[off>>1]
-	if *n >= hotAfter {
+	if *n >= jit.HotAfter {
 		return false // tried, and it is the interpreter's
 	}
-	if *n++; *n < hotAfter {
+	if *n++; *n < jit.HotAfter {
 		return false
 	}
 	entry := cp.entry[off>>1]
 	if entry == 0 {
-		*n = 0
-		return false
+		entry = s.decode(cp, off)
+	}
+	if entry == 0 {
+		return false // it straddles two pages
 	}
 	if s.jit.Full() {
 		s.dropNative()

@@ -2,13 +2,28 @@
 
 package jit
 
+// HotAfter is how often a block is interpreted before it is translated. Tests
+// set it to 1, so that all code is translated at once.
+var HotAfter uint8 = 30
+
 // Cache is the memory that translations live in. It is filled from one end to
 // the other and then emptied as a whole.
 type Cache struct {
+	// Stats says how it is used.
+	Stats Stats
+
 	rw   []byte
 	base uintptr // of the executable view
 	used int
 	tr   translator
+}
+
+// Stats counts what was done with a Cache.
+type Stats struct {
+	Units   uint64 // translated
+	Resets  uint64 // times that it was emptied
+	Entries uint64 // of translated code, from Go
+	Steps   uint64 // executed by it
 }
 
 // Page holds the units of one page of code.
@@ -28,10 +43,10 @@ func NewCache(rw []byte, rx uintptr, l Layout) *Cache {
 func (c *Cache) Full() bool { return len(c.rw)-c.used < maxUnitBytes }
 
 // Reset empties the cache. No Page of it may be used again.
-func (c *Cache) Reset() { c.used = 0 }
-
-// Used returns the bytes in use.
-func (c *Cache) Used() int { return c.used }
+func (c *Cache) Reset() {
+	c.used = 0
+	c.Stats.Resets++
+}
 
 // Entry returns the address of the unit at an offset of the page, or 0.
 func (c *Cache) Entry(p *Page, off uint64) uintptr {
@@ -48,6 +63,7 @@ func (c *Cache) Translate(p *Page, block []Inst) bool {
 	if code == nil || len(code) > len(c.rw)-c.used {
 		return false
 	}
+	c.Stats.Units++
 	at := c.used
 	copy(c.rw[at:], code)
 	c.used += len(code)

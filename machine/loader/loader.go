@@ -231,7 +231,7 @@ func program(file []byte) (p elfProgram, err error) {
 	if f.Machine != elf.EM_RISCV || f.Class != elf.ELFCLASS64 {
 		return p, fmt.Errorf("the ELF file is for %v, %v: tandem runs 64-bit RISC-V, so compile it for riscv64", f.Machine, f.Class)
 	}
-	bias := loadBias(f)
+	bias, total := loadBias(f), uint64(0)
 	p.entry, p.symbols = f.Entry+bias, map[string]uint64{}
 	for _, ph := range f.Progs {
 		if ph.Type != elf.PT_LOAD || ph.Memsz == 0 {
@@ -240,6 +240,9 @@ func program(file []byte) (p elfProgram, err error) {
 		if ph.Filesz > uint64(len(file)) || ph.Memsz > machine.MaxBootBytes || ph.Filesz > ph.Memsz {
 			return p, fmt.Errorf("the ELF file is cut short or damaged: a segment of %d bytes at %#x", ph.Filesz, ph.Paddr)
 		}
+		if total += ph.Memsz; total > machine.MaxBootBytes || len(p.segments) == machine.MaxSegments {
+			return p, fmt.Errorf("the ELF file needs more than %d MiB or has more than %d segments: link it smaller", machine.MaxBootBytes/mib, machine.MaxSegments)
+		}
 		data := make([]byte, ph.Memsz)
 		if _, err := io.ReadFull(ph.Open(), data[:ph.Filesz]); err != nil {
 			return p, fmt.Errorf("the ELF file is cut short: its segment at %#x: %w", ph.Paddr, err)
@@ -247,11 +250,8 @@ func program(file []byte) (p elfProgram, err error) {
 		p.segments = append(p.segments, machine.Segment{Addr: ph.Paddr + bias, Data: data})
 		p.end = max(p.end, ph.Paddr+bias+ph.Memsz)
 	}
-	switch {
-	case len(p.segments) == 0:
+	if len(p.segments) == 0 {
 		return p, errors.New("the ELF file has nothing to load: link it as an executable")
-	case len(p.segments) > machine.MaxSegments:
-		return p, fmt.Errorf("the ELF file has %d segments: at most %d can be loaded", len(p.segments), machine.MaxSegments)
 	}
 	if list, err := f.Symbols(); err == nil {
 		for _, s := range list {
