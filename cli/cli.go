@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"tandem/host"
 	"tandem/machine"
 )
 
@@ -38,7 +37,6 @@ func Main(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
-	host.ShortSlices()
 	root := newRoot()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Runs random code for ever, which a test puts into eight pages at code: in all
+ * modes, through two address spaces, with pointers to data, code and page tables
+ * in its registers. Every trap and the timer come back here; then the code goes
+ * on behind the instruction, or anew elsewhere. All that is random comes from
+ * seed, so that two engines do the same.
+ *
+ * In the 2 MiB at AREA a page table maps, by index:
+ *	0 to 7 code, 8 to 15 data for S-mode; 16 to 31 the same for U-mode; 32, 33 leaf and leaf2
+ * The second address space begins with code and data in another order.
+ */
+#define LEVELS 3
+#include "test.h"
+#include "paging.h"
+
+#define CLINT 0x02000000
+#define CODE 0
+#define DATA 0x8000
+#define USER 0x10000
+#define TABLES 0x20000
+
+/* RANDOM is the next number of the generator, its high bits the best. */
+	.macro	RANDOM reg, tmp
+	la	\tmp, seed
+	ld	\reg, 0(\tmp)
+	mul	\reg, \reg, s10
+	add	\reg, \reg, s11
+	sd	\reg, 0(\tmp)
+	srli	\reg, \reg, 24
+	.endm
+
+/* BITS is n bits of a random number from bit at on, times 1 << shift. */
+	.macro	BITS to, from, at, n, shift
+	slli	\to, \from, 64-(\at)-(\n)
+	srli	\to, \to, 64-(\n)
+	slli	\to, \to, \shift
+	.endm
+
+main:
+	paging_on
+	PTE(t0, leaf2, V)		/* the second space: top4, top5 and leaf2 */
+	la	t1, top5
+	sd	t0, 0(t1)
+	PTE(t0, top5, V)
+	la	t1, top4
+	sd	t0, 8*1(t1)
+	li	t0, 0x80000000>>2|RWXAD
+	sd	t0, 8*2(t1)
+	la	t0, trap
+	csrw	mtvec, t0
+	li	t0, 0x80			/* MTIE */
+	csrw	mie, t0
+	csrwi	mcounteren, 7
+	csrwi	scounteren, 7
+	jal	fill
+	j	trap
+
+/* fill writes both leaf tables as they are at first. */
+fill:
+	la	t0, leaf
+	la	t1, leaf2
+	la	t2, code
+	srli	t2, t2, 2
+	li	t3, 0
+1:	andi	t4, t3, 15
+	xori	t5, t4, 5			/* pages 0 and 5, 1 and 4, ... changed for each other */
+	andi	t6, t3, 16			/* U */
+	slli	t4, t4, 10
+	slli	t5, t5, 10
+	add	t4, t4, t2
+	add	t5, t5, t2
+	or	t4, t4, t6
+	or	t5, t5, t6
+	ori	t4, t4, RWXAD
+	ori	t5, t5, V|R|W|X
+	sd	t4, 0(t0)
+	sd	t5, 0(t1)
+	addi	t0, t0, 8
+	addi	t1, t1, 8
+	addi	t3, t3, 1
+	li	t4, 32
+	bne	t3, t4, 1b
+	PTE(t4, leaf, V|R|W|A|D)
+	sd	t4, 0(t0)
+	sd	t4, 8(t1)
+	PTE(t4, leaf2, V|R|W|A|D)
+	sd	t4, 8(t0)
+	sd	t4, 0(t1)
+	ret
+
+	.align	2
+trap:
+	li	s10, 6364136223846793005
+	li	s11, 1442695040888963407
+	RANDOM	t6, t5
+	/* the timer, in 8 to 263 ticks */
+	li	t5, CLINT+0xbff8
+	ld	t4, 0(t5)
+	BITS	t5, t6, 0, 8, 0
+	add	t4, t4, t5
+	addi	t4, t4, 8
+	li	t5, CLINT+0x4000
+	sd	t4, 0(t5)
+	/* in one of two, a page table entry changes */
+	BITS	t5, t6, 8, 1, 0
+	beqz	t5, 1f
+	RANDOM	t5, t4
+	BITS	t4, t5, 0, 1, 12		/* leaf or leaf2 */
+	BITS	t3, t5, 1, 5, 3			/* entry */
+	add	t4, t4, t3
+	la	t3, leaf
+	add	t4, t4, t3
+	BITS	t3, t5, 6, 4, 10		/* page */
+	la	s9, code
+	srli	s9, s9, 2
+	add	t3, t3, s9
+	BITS	s9, t5, 10, 4, 0		/* flags */
+	la	t5, flags
+	add	s9, s9, t5
+	lbu	s9, 0(s9)
+	or	t3, t3, s9
+	sd	t3, 0(t4)
+1:	/* in one of 16, all are as at first */
+	BITS	t5, t6, 9, 4, 0
+	bnez	t5, 1f
+	jal	fill
+	RANDOM	t6, t5
+1:	/* in three of eight, on behind the instruction */
+	BITS	t5, t6, 13, 3, 0
+	li	t4, 3
+	bgeu	t5, t4, anew
+	csrr	t4, mcause
+	bltz	t4, 1f
+	csrr	t4, mepc
+	BITS	t5, t6, 16, 1, 1
+	add	t4, t4, t5
+	addi	t4, t4, 2
+	csrw	mepc, t4
+1:	li	t4, 0x80			/* MPIE: the timer ends all */
+	csrs	mstatus, t4
+	mret
+
+anew:
+	RANDOM	t6, t5
+	la	t0, giga
+	BITS	t4, t6, 0, 1, 12
+	add	t0, t0, t4
+	srli	t0, t0, 12
+	li	t4, 8<<60
+	or	t0, t0, t4
+	BITS	t4, t6, 1, 1, 44		/* of two ASIDs */
+	or	t0, t0, t4
+	csrw	satp, t0
+	li	t0, 3<<11|3<<17|3<<18|3<<13	/* MPP, MPRV, SUM, MXR, FS */
+	csrc	mstatus, t0
+	li	t0, 1<<13|0x80
+	csrs	mstatus, t0
+	BITS	t0, t6, 2, 2, 18		/* SUM, MXR */
+	csrs	mstatus, t0
+	/* s6: where code is, s7: where data is, s8: where tables are, by mode */
+	BITS	t0, t6, 4, 3, 2
+	la	t1, modes
+	add	t1, t1, t0
+	jr	t1
+modes:
+	j	machine
+	j	modify
+	j	alias
+	j	supervisor
+	j	supervisor
+	j	supervisor
+	j	user
+	j	user
+modify:	li	t0, 1<<17			/* MPRV: after mret to M, MPP is U */
+	csrs	mstatus, t0
+	la	s6, code
+	li	s7, AREA+USER+DATA
+	li	s8, AREA+USER
+	j	2f
+machine:
+	la	s6, code
+	la	s7, data
+	la	s8, leaf
+2:	li	t0, 3<<11
+	csrs	mstatus, t0
+	j	3f
+alias:	la	s6, code			/* by the gigapage */
+	la	s7, data
+	la	s8, leaf
+	j	2f
+supervisor:
+	li	s6, AREA+CODE
+	li	s7, AREA+DATA
+	li	s8, AREA+TABLES
+2:	li	t0, 1<<11
+	csrs	mstatus, t0
+	j	3f
+user:	li	s6, AREA+USER+CODE
+	li	s7, AREA+USER+DATA
+	li	s8, AREA+USER+CODE
+3:
+	BITS	t0, t6, 8, 3, 12		/* the page to begin in */
+	BITS	t1, t6, 11, 5, 7
+	BITS	t2, t6, 16, 3, 0
+	bnez	t2, 1f
+	BITS	t1, t6, 19, 11, 1		/* in one of eight, anywhere */
+1:	add	t0, t0, t1
+	add	t0, t0, s6
+	csrw	mepc, t0
+	addi	a2, t0, 64			/* code ahead */
+	RANDOM	t6, t5
+	BITS	t0, t6, 0, 12, 3
+	add	sp, t0, s7			/* data, aligned */
+	BITS	t0, t6, 3, 12, 3
+	add	s1, t0, s7
+	BITS	t0, t6, 12, 15, 0
+	add	a0, t0, s7			/* data, anyhow */
+	BITS	t0, t6, 15, 3, 12
+	add	s0, t0, s7
+	BITS	t0, t6, 18, 5, 0
+	add	s0, s0, t0
+	li	t0, 4096-24
+	add	s0, s0, t0			/* data, near the end of a page */
+	RANDOM	t6, t5
+	BITS	t0, t6, 0, 12, 3
+	add	a1, t0, s6			/* code */
+	BITS	t0, t6, 4, 5, 3
+	add	a3, t0, s8			/* page tables */
+	BITS	t0, t6, 9, 14, 1
+	add	ra, t0, s6
+	BITS	t0, t6, 13, 8, 7
+	add	s2, t0, s6
+	BITS	a5, t6, 20, 6, 0
+	csrw	sscratch, t6
+	mret
+
+	.section .data
+	.align	3
+	.globl	seed, code
+seed:	.dword	1
+flags:	.byte	RWXAD, RWXAD, RWXAD|U, RWXAD|U, RWXAD, RWXAD|U, V|R|X|A, V|R|X|A|U
+	.byte	V|R|W|X, V|R|W|X|U, V|R|W|A, V|X|A, V|X|A|U, 0, V|R|U, V|R|W|X|A
+	.section .text
+	.align	16
+code:	.zero	4096*8
+data:	.zero	4096*8
