@@ -71,7 +71,7 @@ func (c *context) clear() {
 	}
 	c.clearWrites()
 	c.exec = [execEntries]execEntry{}
-
+	c.clearJumps()
 }
 
 func (c *context) clearWrites() {
