@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +48,9 @@ func readFile(role, path string) ([]byte, error) {
 		return bad(fmt.Errorf("it has %d MiB, at most %d can be loaded", st.Size()>>20, machine.MaxBootBytes>>20))
 	}
 	// A pipe or device has no size, and perhaps no end.
-	b, err := io.ReadAll(io.LimitReader(f, machine.MaxBootBytes+1))
+	in := bytes.NewBuffer(make([]byte, 0, st.Size()+bytes.MinRead))
+	_, err = in.ReadFrom(io.LimitReader(f, machine.MaxBootBytes+1))
+	b := in.Bytes()
 	switch {
 	case err != nil:
 		return bad(err)

@@ -111,6 +111,7 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	// A terminal's interrupt goes to all processes; a replica ends by its
 	// control socket, or with its VM.
 	signal.Ignore(os.Interrupt)
+	host.LeanHeap()
 	c = &copyOfVM{clock: host.NewClock(), cfg: replica.DefaultConfig()}
 	c.wake, c.woken = host.Wake()
 	token := make([]byte, 16)
@@ -140,7 +141,12 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
-	c.cfg.Report = events.Report
+	c.cfg.Report = func(e replica.Event) {
+		events.Report(e)
+		if e.Kind == replica.CloneSent || e.To == ft.Replaying {
+			go host.ReturnMemory() // the parts of the clone
+		}
+	}
 	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
 		Terminal: term.NewWriter(console), RAM: guestRAM}
 	if c.world.Engine, err = f.vm.engineFor(); err != nil {
@@ -217,6 +223,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err := c.world.Engine(m); err != nil {
 		return err
 	}
+	host.ReturnMemory()
 	l, err := link.Listen(f.peer, c.tls, c.wake)
 	if err != nil {
 		return err

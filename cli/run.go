@@ -78,6 +78,8 @@ func run(ctx context.Context, vm vm, engine func(*machine.Machine) error, record
 	if err := engine(m); err != nil {
 		return err
 	}
+	host.LeanHeap()
+	host.ReturnMemory()
 	clock := host.NewClock()
 	wake, woken := host.Wake()
 	s := site.New(site.Config{VM: vm.name, Slots: vm.slots, Wake: wake})

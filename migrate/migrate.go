@@ -68,6 +68,7 @@ func NewSource(m *machine.Machine) (*Source, error) {
 	s := &Source{m: m, zip: zip, stage: partConfig}
 	cfg := m.Config()
 	var b bytes.Buffer
+	b.Grow(bootBytes(cfg) + pieceBytes) // doubling would take twice the kernel
 	c := state.Saver(&b)
 	cfg.State(c)
 	s.config = b.Bytes()
@@ -77,6 +78,14 @@ func NewSource(m *machine.Machine) (*Source, error) {
 	}
 	s.state = b.Bytes()
 	return s, c.Err()
+}
+
+// bootBytes is what makes a Config large.
+func bootBytes(cfg machine.Config) (n int) {
+	for _, s := range cfg.Boot.Segments {
+		n += len(s.Data)
+	}
+	return n
 }
 
 // Next returns the next part; ok is false after the last.
