@@ -107,7 +107,7 @@ func (c *copyOfVM) close() {
 	}
 }
 
-func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
+func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	// A terminal's interrupt goes to all processes; a replica ends by its
 	// control socket, or with its VM.
 	signal.Ignore(os.Interrupt)
@@ -123,7 +123,7 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	if c.tls, err = loadTLS(f.tls); err != nil {
 		return nil, err
 	}
-	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: slots, Wake: c.wake})
+	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: vm.slots, Wake: c.wake})
 	console := io.Discard
 	if f.console != "" {
 		file, err := os.OpenFile(f.console, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
@@ -141,6 +141,7 @@ func (f *replicaFlags) open(slots []site.Slot) (c *copyOfVM, err error) {
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
+	c.cfg.Console = vm.console
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
 		if e.Kind == replica.CloneSent || e.To == ft.Replaying {
@@ -198,7 +199,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err != nil {
 		return err
 	}
-	c, err := f.open(vm.slots)
+	c, err := f.open(vm)
 	if err != nil {
 		return err
 	}
@@ -259,7 +260,7 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 	if err != nil {
 		return err
 	}
-	c, err := f.open(vm.slots)
+	c, err := f.open(vm)
 	if err != nil {
 		return err
 	}

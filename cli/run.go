@@ -90,6 +90,7 @@ func run(ctx context.Context, vm vm, engine func(*machine.Machine) error, record
 	defer site.Close(devices)
 	cfg := replica.DefaultConfig()
 	cfg.FT.VM = [16]byte{'r', 'u', 'n'}
+	cfg.Console = vm.console
 	closeRecord, err := recordTo(record, vm.config, &cfg)
 	if err != nil {
 		return err

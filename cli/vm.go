@@ -20,6 +20,7 @@ import (
 	"tandem/host/site"
 	"tandem/image"
 	"tandem/machine"
+	"tandem/machine/event"
 	"tandem/machine/fdt"
 	"tandem/machine/loader"
 )
@@ -39,6 +40,7 @@ type vmFlags struct {
 	forwards []string
 	name     string
 	engine   string
+	terminal string
 	capacity uint64 // of disks that may not be asked, or 0
 }
 
@@ -54,6 +56,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
+	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
 	f.StringVar(&v.engine, "engine", engineInterpreter, "interpreter, or jit: translate hot code (experimental)")
 	f.StringVar(&v.name, "name", "vm", "name of the VM; its MAC address follows from it")
 }
@@ -63,6 +66,7 @@ type vm struct {
 	config  machine.Config
 	slots   []site.Slot
 	program loader.Program // of --elf
+	console event.DeviceID // on the terminal
 	name    string
 }
 
@@ -119,7 +123,7 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 		}
 		out.add(machine.Device{Kind: machine.RNGDevice}, site.Slot{})
 	}
-	return out, nil
+	return out, v.addConsole(&out)
 }
 
 func (o *vm) add(d machine.Device, s site.Slot) {
@@ -135,6 +139,26 @@ func (o *vm) addDisk(url, serial string, size uint64) error {
 		}
 	}
 	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url})
+	return nil
+}
+
+// The guest's consoles.
+const (
+	terminalUART   = "uart"
+	terminalVirtio = "virtio"
+)
+
+// addConsole chooses the console that the terminal belongs to.
+func (v *vmFlags) addConsole(o *vm) error {
+	switch v.terminal {
+	case terminalUART:
+		o.console = event.UART
+	case terminalVirtio:
+		o.console = event.DeviceID(len(o.slots))
+		o.add(machine.Device{Kind: machine.ConsoleDevice}, site.Slot{})
+	default:
+		return usageError{fmt.Errorf("--terminal %s: choose uart or virtio", v.terminal)}
+	}
 	return nil
 }
 

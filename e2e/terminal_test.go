@@ -122,7 +122,7 @@ func TestTerminal(t *testing.T) {
 	p.types("echo be\"\"gins; sleep 100000\r")
 	p.expect("begins")
 	p.types("\x03echo $((6*7))\r")
-	p.expect("\n42")
+	p.expect("# 42\r")
 
 	var paste strings.Builder
 	for i := range 1024 {
@@ -148,4 +148,16 @@ func TestTerminal(t *testing.T) {
 	p.expect(ready)
 	p.types("poweroff\r")
 	p.leaves(0)
+}
+
+// The terminal can belong to the virtio console, too.
+func TestVirtioConsole(t *testing.T) {
+	c := start(t, "run", guest(t), "--terminal", "virtio", "--append", "console=hvc0")
+	c.expect(ready)
+	c.typeLine("echo consoles=$(ls /dev/hvc0)")
+	c.expect("consoles=/dev/hvc0")
+	c.typeLine("poweroff -f")
+	if code := c.wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }

@@ -425,8 +425,16 @@ func (m *Machine) PendingEntropy() []event.EntropyRequest {
 	return list
 }
 
-// ConsoleRoom is how many typed bytes the console takes now; more would be lost.
-func (m *Machine) ConsoleRoom() int { return m.uart.Room() }
+// ConsoleRoom is how many typed bytes a console takes now; more would be lost.
+func (m *Machine) ConsoleRoom(id event.DeviceID) int {
+	if id == event.UART {
+		return m.uart.Room()
+	}
+	if d, ok := m.device(id).(*console.Device); ok {
+		return d.Room()
+	}
+	return 0
+}
 
 // Offloads tells what the driver of a network device takes.
 func (m *Machine) Offloads(id event.DeviceID) net.Offloads {

@@ -155,13 +155,15 @@ func (r *Replica) takeTyped() {
 	}
 	if n := r.typable(); n > 0 {
 		r.wake(true)
-		r.record(event.ConsoleIn{Device: event.UART, Data: r.typed[:n]})
+		r.record(event.ConsoleIn{Device: r.cfg.Console, Data: r.typed[:n]})
 		r.typed = r.typed[n:]
 	}
 }
 
 // typable is how much of what was typed the guest can be given at once.
-func (r *Replica) typable() int { return min(len(r.typed), maxConsoleBytes, r.m.ConsoleRoom()) }
+func (r *Replica) typable() int {
+	return min(len(r.typed), maxConsoleBytes, r.m.ConsoleRoom(r.cfg.Console))
+}
 
 func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
 	var frames []event.Frame
@@ -301,7 +303,9 @@ func (r *Replica) emit(o event.Output) {
 	case event.DiskRequest:
 		r.submit(body)
 	case event.ConsoleOut:
-		r.w.Terminal.Write(body.Offset, body.Data)
+		if body.Device == r.cfg.Console {
+			r.w.Terminal.Write(body.Offset, body.Data)
+		}
 	case event.Exit:
 		r.exit = &body
 		r.report(Event{Kind: GuestExit, Text: fmt.Sprintf("exit code %d", body.Code)})

@@ -37,6 +37,8 @@ type Config struct {
 	Slice event.Step
 	// HashEvery is the time between two hash entries of a machine that runs.
 	HashEvery ft.Time
+	// Console is the one that the terminal belongs to; what others print is dropped.
+	Console event.DeviceID
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
 	// Report is told what happens.
@@ -45,7 +47,7 @@ type Config struct {
 
 // DefaultConfig returns the values of the product but for the identities in FT.
 func DefaultConfig() Config {
-	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond}
+	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond, Console: event.UART}
 }
 
 // World is what a replica runs against. Channel is nil for a VM without a backup.

@@ -72,6 +72,9 @@ func (d *Device) In(in event.ConsoleIn) error {
 	return nil
 }
 
+// Room is how many typed bytes In takes now; more would be lost.
+func (d *Device) Room() int { return maxBacklog - len(d.backlog) }
+
 // Dropped counts the bytes typed that found no room.
 func (d *Device) Dropped() uint64 { return d.dropped }
 
