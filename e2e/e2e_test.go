@@ -144,6 +144,41 @@ func (c *console) expect(text string) string {
 	}
 }
 
+// ask types a line until it is answered: what is typed before the guest's shell
+// has opened its console may be lost, as on any terminal.
+func (c *console) ask(line, answer string) {
+	c.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		for ctx.Err() == nil {
+			c.typeLine(line)
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
+	c.expect(answer)
+}
+
+// powerOff ends the guest from its shell and returns the exit code.
+func (c *console) powerOff() int {
+	c.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		for ctx.Err() == nil {
+			c.typeLine("poweroff -f")
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
+	return c.wait()
+}
+
 func (c *console) tail() string {
 	s := c.seen.String()
 	return s[max(0, len(s)-4000):]
@@ -166,14 +201,12 @@ func TestHarts(t *testing.T) {
 		t.Run(n, func(t *testing.T) {
 			c := start(t, "run", guest(t), "--cpus", n)
 			c.expect(ready)
-			c.typeLine("echo harts=$(nproc)")
-			c.expect("harts=" + n)
+			c.ask("echo harts=$(nproc)", "harts="+n)
 			if n != "4" {
 				c.typeLine("reboot -f")
 				c.expect(ready)
 			}
-			c.typeLine("poweroff -f")
-			if code := c.wait(); code != 0 {
+			if code := c.powerOff(); code != 0 {
 				t.Errorf("exit code %d after poweroff", code)
 			}
 		})
@@ -186,10 +219,8 @@ func TestRecordReplay(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "boot.log")
 	c := start(t, "run", guest(t), "--record", log, "--cpus", "2")
 	c.expect(ready)
-	c.typeLine("redis-cli set key recorded; sync; busybox wget -O /dev/null http://10.77.0.1:9/; echo done=$((40+2))")
-	c.expect("done=42")
-	c.typeLine("poweroff -f")
-	if code := c.wait(); code != 0 {
+	c.ask("redis-cli set key recorded; sync; busybox wget -O /dev/null http://10.77.0.1:9/; echo done=$((40+2))", "done=42")
+	if code := c.powerOff(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
 	replays(t, log)
@@ -331,10 +362,8 @@ func TestEngines(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "jit.log")
 	c := start(t, "run", guest(t), "--engine", "jit", "--record", log, "--cpus", "2")
 	c.expect(ready)
-	c.typeLine("sha256sum /usr/bin/redis-server; redis-cli set key jit; sync; echo done=$((40+2))")
-	c.expect("done=42")
-	c.typeLine("poweroff -f")
-	if code := c.wait(); code != 0 {
+	c.ask("sha256sum /usr/bin/redis-server; redis-cli set key jit; sync; echo done=$((40+2))", "done=42")
+	if code := c.powerOff(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
 	replays(t, log)

@@ -43,15 +43,13 @@ func TestOpenSBI(t *testing.T) {
 			vm.expect("OpenSBI v")
 			vm.expect("SBI implementation ID=0x1") // not tandem's own
 			vm.expect(ready)
-			vm.typeLine("echo harts=$(nproc)")
-			vm.expect("harts=" + c.harts)
+			vm.ask("echo harts=$(nproc)", "harts="+c.harts)
 			if c.harts == "2" {
 				vm.typeLine("reboot -f")
 				vm.expect("OpenSBI v")
 				vm.expect(ready)
 			}
-			vm.typeLine("poweroff -f")
-			if code := vm.wait(); code != 0 {
+			if code := vm.powerOff(); code != 0 {
 				t.Errorf("exit code %d after poweroff", code)
 			}
 		})
@@ -102,6 +100,7 @@ func TestUBootBootsLinux(t *testing.T) {
 		vm.expect("Found /extlinux/extlinux.conf")
 		vm.expect("Linux version")
 		vm.expect(ready)
+		vm.ask("echo up=$((1+1))", "up=2")
 		vm.typeLine("reboot -f")
 	}
 	vm.expect("Found /extlinux/extlinux.conf")

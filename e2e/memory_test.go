@@ -28,6 +28,5 @@ func TestMemory(t *testing.T) {
 	if pss == 0 || pss > guestKiB+mostKiB {
 		t.Errorf("PSS is %d KiB, at most %d for a guest of 1 GiB", pss, guestKiB+mostKiB)
 	}
-	c.typeLine("poweroff -f")
-	c.wait()
+	c.powerOff()
 }

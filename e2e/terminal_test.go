@@ -154,10 +154,8 @@ func TestTerminal(t *testing.T) {
 func TestVirtioConsole(t *testing.T) {
 	c := start(t, "run", guest(t), "--terminal", "virtio", "--append", "console=hvc0")
 	c.expect(ready)
-	c.typeLine("echo consoles=$(ls /dev/hvc0)")
-	c.expect("consoles=/dev/hvc0")
-	c.typeLine("poweroff -f")
-	if code := c.wait(); code != 0 {
+	c.ask("echo consoles=$(ls /dev/hvc0)", "consoles=/dev/hvc0")
+	if code := c.powerOff(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
