@@ -78,7 +78,7 @@ func (t *translator) unit(block []Inst) ([]byte, []link) {
 		switch {
 		case stop:
 			t.leave(next, Interpret)
-		case next > pageSize:
+		case next >= pageSize:
 			t.Load(amd64.S64, tmp, amd64.At(state, t.layout.VPage))
 			t.RI(amd64.ADD, amd64.S64, tmp, int32(next))
 			t.dispatch()
