@@ -94,6 +94,12 @@ func (l *lockstep) apply(in event.Input) {
 	apply(l, l.oracle, in)
 }
 
+// poke stores to the RAM of both as a device does.
+func (l *lockstep) poke(pa uint64, b []byte) {
+	l.jit.Poke(pa, b)
+	l.oracle.Poke(pa, b)
+}
+
 // finish compares everything.
 func (l *lockstep) finish() {
 	l.Helper()
@@ -139,17 +145,18 @@ func (l *lockstep) used(reset bool) {
 // translated, whatever the slices and however small the cache.
 func TestLockstepPrivileged(t *testing.T) {
 	atOnce(t)
-	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0"} {
+	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0", "jumps/3", "jumps/4", "jumps/5"} {
 		t.Run(name, func(t *testing.T) {
 			file, levels, _ := strings.Cut(name, "/")
 			p := assemble(t, file, "-DLEVELS="+levels)
-			for seed, slice := range []int{1, 7, 1000, limit} {
-				l := p.lockstep(t, 1, tinyCache)
-				if stop := l.drive(tick, limit, rand.New(rand.NewPCG(uint64(seed), 3)), slice); stop != event.StopExit {
+			for seed, c := range []struct{ slice, cache int }{{7, tinyCache}, {100, largeCache}, {limit, tinyCache}, {limit, largeCache}} {
+				l := p.lockstep(t, 1, c.cache)
+				if stop := l.drive(tick, limit, rand.New(rand.NewPCG(uint64(seed), 3)), c.slice); stop != event.StopExit {
 					t.Fatalf("%v: %s", stop, l.oracle.Describe())
 				}
 				if code, _ := l.jit.Exited(); code != 0 {
-					t.Errorf("line %d failed", p.word(l.jit, "failed", 0))
+					t.Errorf("testdata/privileged/%s.S:%d: found %#x, want %#x", file,
+						p.word(l.jit, "failed", 0), p.word(l.jit, "failed", 1), p.word(l.jit, "failed", 2))
 				}
 				l.used(false)
 			}

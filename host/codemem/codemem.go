@@ -18,11 +18,14 @@ type Memory struct {
 	rx []byte
 }
 
+// memfd is the system call; tests replace it.
+var memfd = unix.MemfdCreate
+
 // New maps size bytes. It fails where the host forbids executable memory.
 func New(size int) (*Memory, error) {
-	fd, err := unix.MemfdCreate("tandem-code", unix.MFD_CLOEXEC|unix.MFD_EXEC)
+	fd, err := memfd("tandem-code", unix.MFD_CLOEXEC|unix.MFD_EXEC)
 	if err == unix.EINVAL { // a kernel before 6.3 does not know MFD_EXEC, and needs none
-		fd, err = unix.MemfdCreate("tandem-code", unix.MFD_CLOEXEC)
+		fd, err = memfd("tandem-code", unix.MFD_CLOEXEC)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("memory for translated code: %w: allow it (vm.memfd_noexec=0), or run with --engine interpreter", err)

@@ -11,6 +11,8 @@ import (
 type nativeState struct {
 	pc, vpage, ram uint64
 	off, reason    uint32
+
+	cold int // blocks that the interpreter runs next, where they are its own
 }
 
 // jumpEntry is a place of the jump cache: the address of translated code by the
@@ -78,45 +80,63 @@ func (h *Hart) execute() {
 		return
 	}
 	for h.left > 0 && !h.resample {
-		if !h.runNative() {
-			h.exec(1)
+		if blocks := h.runNative(); blocks > 0 {
+			h.exec(blocks)
 		}
 	}
 }
 
-// runNative runs translated code from pc on, as far as it gets; false where the
-// interpreter must execute what is at pc.
-func (h *Hart) runNative() bool {
+// maxCold is the most blocks that the interpreter runs before it is seen whether
+// it comes upon translated code.
+const maxCold = 16
+
+// runNative runs translated code from pc on, as far as it gets, and returns how
+// many blocks the interpreter must execute from where pc is then.
+func (h *Hart) runNative() (blocks int) {
+	n := &h.native
 	cp, code := h.lookupNative(h.pc)
-	if code == 0 {
-		if cp == nil || !h.sys.heat(cp, h.pc&mem.PageMask) {
-			return false
+	if cp == nil {
+		if _, ok := h.translate(h.pc, fetch); !ok {
+			h.trap()
+			return 0
 		}
-		if _, code = h.lookupNative(h.pc); code == 0 {
-			return false
+		if h.resample { // the walk dropped translations
+			return 0
+		}
+		if cp, code = h.lookupNative(h.pc); cp == nil {
+			return 1
 		}
 	}
-	n := &h.native
-	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
+	if code == 0 {
+		switch h.sys.heat(cp, h.pc&mem.PageMask) {
+		case warming:
+			return 1
+		case untranslatable:
+			n.cold = min(2*n.cold+1, maxCold)
+			return n.cold
+		}
+		_, code = h.lookupNative(h.pc)
+	}
+	n.cold = 0
 	data := h.dataContext()
+	if jit.Reason(n.reason) == jit.AtPC && n.pc == h.pc && data == h.ctx {
+		data.jumping = true
+		data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
+	}
+	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
 	before := h.left
 	h.left = enter(h, code, data)
 	h.sys.jit.Stats.Entries++
 	h.sys.jit.Stats.Steps += before - h.left
-	switch jit.Reason(n.reason) {
-	case jit.AtPC:
+	if jit.Reason(n.reason) == jit.AtPC {
 		h.pc = n.pc
-		if _, code := h.lookupNative(n.pc); code != 0 && data == h.ctx {
-			data.jumping = true
-			data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
-		}
-		return true
-	case jit.Interpret:
-		h.pc = n.vpage + uint64(n.off)
-		return false
+		return 0
 	}
 	h.pc = n.vpage + uint64(n.off)
-	return true
+	if jit.Reason(n.reason) == jit.Interpret {
+		return 1
+	}
+	return 0
 }
 
 // dataContext is the TLB of loads and stores.
@@ -140,25 +160,34 @@ func (h *Hart) lookupNative(pc uint64) (*codePage, uintptr) {
 	return e.page, h.sys.jit.Entry(e.page.native, pc&mem.PageMask)
 }
 
+// heat is what is known of a block.
+type heat uint8
+
+const (
+	warming        heat = iota // not executed often enough
+	untranslatable             // the interpreter's for ever
+	translatedNow
+)
+
 // heat counts an execution of the block at an offset and translates it once it is
-// hot; true if it just was.
-func (s *System) heat(cp *codePage, off uint64) bool {
+// hot.
+func (s *System) heat(cp *codePage, off uint64) heat {
 	if cp.heat == nil {
 		cp.heat = new([mem.PageSize / 2]uint8)
 	}
 	n := &cp.heat[off>>1]
 	if *n >= jit.HotAfter {
-		return false // tried, and it is the interpreter's
+		return untranslatable
 	}
 	if *n++; *n < jit.HotAfter {
-		return false
+		return warming
 	}
 	entry := cp.entry[off>>1]
 	if entry == 0 {
 		entry = s.decode(cp, off)
 	}
-	if entry == 0 {
-		return false // it straddles two pages
+	if entry == 0 { // it straddles two pages
+		return untranslatable
 	}
 	if s.jit.Full() {
 		s.dropNative()
@@ -166,7 +195,10 @@ func (s *System) heat(cp *codePage, off uint64) bool {
 	if cp.native == nil {
 		cp.native = new(jit.Page)
 	}
-	return s.jit.Translate(cp.native, s.unit(cp.insts[entry-1:]))
+	if s.jit.Translate(cp.native, s.unit(cp.insts[entry-1:])) {
+		return translatedNow
+	}
+	return untranslatable
 }
 
 // unit is the block at the head of insts as the translator wants it.

@@ -19,15 +19,17 @@ var layout = func() jit.Layout {
 	return jit.Layout{
 		PC: state + int32(unsafe.Offsetof(n.pc)), VPage: state + int32(unsafe.Offsetof(n.vpage)),
 		RAM: state + int32(unsafe.Offsetof(n.ram)), Off: state + int32(unsafe.Offsetof(n.off)),
-		Reason: state + int32(unsafe.Offsetof(n.reason)),
-		Read:   int32(unsafe.Offsetof(c.read)), Write: int32(unsafe.Offsetof(c.write)), Jumps: int32(unsafe.Offsetof(c.jumps)),
+		Reason:    state + int32(unsafe.Offsetof(n.reason)),
+		ResvValid: int32(unsafe.Offsetof(h.resvValid) - unsafe.Offsetof(h.x)),
+		ResvAddr:  int32(unsafe.Offsetof(h.resvAddr) - unsafe.Offsetof(h.x)),
+		Read:      int32(unsafe.Offsetof(c.read)), Write: int32(unsafe.Offsetof(c.write)), Jumps: int32(unsafe.Offsetof(c.jumps)),
 		ReadEntries: readEntries, WriteEntries: writeEntries, JumpEntries: jit.JumpEntries,
 	}
 }()
 
 // enter runs translated code. Sound: h and data are heap objects that outlive the
-// call; translated code writes only to h's registers and native state, which hold
-// no pointers, and to guest RAM at offsets from a TLB entry.
+// call; translated code writes only to h's registers, reservation and native
+// state, which hold no pointers, and to guest RAM at offsets from a TLB entry.
 func enter(h *Hart, code uintptr, data *context) (left uint64) {
 	return native.Enter(code, unsafe.Pointer(&h.x), unsafe.Pointer(data), h.left)
 }

@@ -53,7 +53,16 @@ var (
 	setLess = map[riscv.Op]amd64.Cond{
 		riscv.SLT: amd64.L, riscv.SLTU: amd64.B, riscv.SLTI: amd64.L, riscv.SLTIU: amd64.B,
 	}
-	counts = map[riscv.Op]amd64.Count{riscv.CLZ: amd64.LZCNT, riscv.CTZ: amd64.TZCNT, riscv.CPOP: amd64.POPCNT}
+	counts = map[riscv.Op]struct {
+		op   amd64.Count
+		size amd64.Size
+	}{
+		riscv.CLZ: {amd64.LZCNT, amd64.S64}, riscv.CTZ: {amd64.TZCNT, amd64.S64}, riscv.CPOP: {amd64.POPCNT, amd64.S64},
+		riscv.CLZW: {amd64.LZCNT, amd64.S32}, riscv.CTZW: {amd64.TZCNT, amd64.S32}, riscv.CPOPW: {amd64.POPCNT, amd64.S32},
+	}
+	// rd = rs1 with a bit changed.
+	bitReg = map[riscv.Op]amd64.Bit{riscv.BSET: amd64.BTS, riscv.BCLR: amd64.BTR, riscv.BINV: amd64.BTC}
+	bitImm = map[riscv.Op]amd64.Bit{riscv.BSETI: amd64.BTS, riscv.BCLRI: amd64.BTR, riscv.BINVI: amd64.BTC}
 	// rd = rs1 or rs2, whichever: the condition keeps rs1.
 	minMax = map[riscv.Op]amd64.Cond{
 		riscv.MIN: amd64.LE, riscv.MINU: amd64.BE, riscv.MAX: amd64.GE, riscv.MAXU: amd64.AE,
@@ -67,8 +76,8 @@ var (
 		riscv.SH1ADD_UW: {2, true}, riscv.SH2ADD_UW: {4, true}, riscv.SH3ADD_UW: {8, true},
 	}
 	others = []riscv.Op{riscv.LUI, riscv.AUIPC, riscv.JAL, riscv.JALR, riscv.FENCE, riscv.FENCE_I, riscv.MUL, riscv.MULW,
-		riscv.MULHU, riscv.MULH, riscv.SEXT_B, riscv.SEXT_H, riscv.ZEXT_H, riscv.ANDN, riscv.ORN, riscv.XNOR,
-		riscv.REV8, riscv.SLLI_UW, riscv.CZERO_EQZ, riscv.CZERO_NEZ, riscv.BEXTI, riscv.BSETI, riscv.BCLRI, riscv.BINVI}
+		riscv.MULHU, riscv.MULH, riscv.MULHSU, riscv.ORC_B, riscv.BEXT, riscv.SEXT_B, riscv.SEXT_H, riscv.ZEXT_H, riscv.ANDN, riscv.ORN, riscv.XNOR,
+		riscv.REV8, riscv.SLLI_UW, riscv.CZERO_EQZ, riscv.CZERO_NEZ, riscv.BEXTI}
 )
 
 type alu struct {
@@ -94,7 +103,10 @@ var known = func() (k [riscv.NumOps]bool) {
 		_, g := minMax[op]
 		_, h := shAdd[op]
 		_, i := branches[op]
-		k[op] = a || b || c || d || e || f || g || h || i || loads[op].size != 0 || storeSize[op] != 0
+		_, j := bitReg[op]
+		_, l := bitImm[op]
+		_, m := divisions[op]
+		k[op] = a || b || c || d || e || f || g || h || i || j || l || m || isAtomic(op) || loads[op].size != 0 || storeSize[op] != 0
 	}
 	for _, op := range others {
 		k[op] = true
@@ -126,7 +138,7 @@ func (t *translator) compute(in *Inst) {
 		t.setLess(in, c)
 	} else if c, ok := counts[in.Op]; ok {
 		dst := into(in.Rd)
-		t.Count(c, amd64.S64, dst, t.get(in.Rs1, tmp))
+		t.Count(c.op, c.size, dst, t.get(in.Rs1, tmp))
 		t.put(in.Rd, dst)
 	} else if c, ok := minMax[in.Op]; ok {
 		t.copy(tmp, in.Rs1)
@@ -142,6 +154,16 @@ func (t *translator) compute(in *Inst) {
 		}
 		t.Lea(amd64.S64, tmp, amd64.Mem{Base: t.get(in.Rs2, tmp2), Index: src, Scale: s.scale})
 		t.put(in.Rd, tmp)
+	} else if b, ok := bitReg[in.Op]; ok {
+		t.copy(tmp, in.Rs1)
+		t.Bit(b, amd64.S64, tmp, t.get(in.Rs2, tmp2))
+		t.put(in.Rd, tmp)
+	} else if b, ok := bitImm[in.Op]; ok {
+		t.copy(tmp, in.Rs1)
+		t.BitI(b, amd64.S64, tmp, uint8(in.Imm))
+		t.put(in.Rd, tmp)
+	} else if d, ok := divisions[in.Op]; ok {
+		t.divide(in, d)
 	} else {
 		t.other(in)
 	}
@@ -224,6 +246,15 @@ func (t *translator) other(in *Inst) {
 		t.Unary(op, amd64.S64, t.get(in.Rs2, tmp2))
 		t.put(in.Rd, tmp3)
 		return
+	case riscv.MULHSU: // as if rs1 were unsigned, less 2^64 rs2 where it is negative
+		t.copy(tmp, in.Rs1)
+		t.Unary(amd64.MUL, amd64.S64, t.get(in.Rs2, tmp2))
+		t.copy(tmp, in.Rs1)
+		t.ShiftI(amd64.SAR, amd64.S64, tmp, 63)
+		t.op(amd64.AND, amd64.S64, tmp, in.Rs2)
+		t.RR(amd64.SUB, amd64.S64, tmp3, tmp)
+		t.put(in.Rd, tmp3)
+		return
 	case riscv.SEXT_B:
 		t.copy(tmp, in.Rs1)
 		t.MovSX(amd64.S8, amd64.S64, tmp, tmp)
@@ -261,10 +292,13 @@ func (t *translator) other(in *Inst) {
 		t.copy(tmp, in.Rs1)
 		t.ShiftI(amd64.SHR, amd64.S64, tmp, uint8(in.Imm))
 		t.RI(amd64.AND, amd64.S32, tmp, 1)
-	case riscv.BSETI, riscv.BCLRI, riscv.BINVI:
+	case riscv.BEXT:
+		t.copy(tmp2, in.Rs2)
 		t.copy(tmp, in.Rs1)
-		t.BitI(map[riscv.Op]amd64.Bit{riscv.BSETI: amd64.BTS, riscv.BCLRI: amd64.BTR, riscv.BINVI: amd64.BTC}[in.Op],
-			amd64.S64, tmp, uint8(in.Imm))
+		t.ShiftCL(amd64.SHR, amd64.S64, tmp)
+		t.RI(amd64.AND, amd64.S32, tmp, 1)
+	case riscv.ORC_B:
+		t.orcB(in)
 	}
 	t.put(in.Rd, tmp)
 }

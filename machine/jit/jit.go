@@ -49,6 +49,7 @@ const MaxUnit = 64
 // the others.
 type Layout struct {
 	PC, Off, Reason, VPage, RAM int32 // State
+	ResvValid, ResvAddr         int32 // the reservation of LR: a bool, and an offset in RAM
 
 	Read, Write, Jumps        int32 // arrays of 16-byte entries: tag, value
 	ReadEntries, WriteEntries int32

@@ -55,13 +55,17 @@ type translator struct {
 	n      int // instructions in the unit
 }
 
+// minUnit is how many instructions pay for a way out to the interpreter.
+const minUnit = 3
+
 // unit translates a block; nil where its first instruction is the interpreter's.
 func (t *translator) unit(block []Inst) ([]byte, []link) {
 	n := 0
 	for n < len(block) && n < MaxUnit && known[block[n].Op] {
 		n++
 	}
-	if n == 0 {
+	stop := n < len(block) && !known[block[n].Op]
+	if n == 0 || stop && n < minUnit {
 		return nil, nil
 	}
 	t.Reset()
@@ -74,7 +78,6 @@ func (t *translator) unit(block []Inst) ([]byte, []link) {
 	}
 	if last := &block[n-1]; !ends(last.Op) {
 		next := last.Off + uint16(last.Len)
-		stop := n < len(block) && !known[block[n].Op]
 		switch {
 		case stop:
 			t.leave(next, Interpret)
@@ -243,6 +246,8 @@ func (t *translator) inst(in *Inst, i int) {
 		t.load(in, i)
 	case storeSize[in.Op] != 0:
 		t.store(in, i)
+	case isAtomic(in.Op):
+		t.atomic(in, i)
 	case f == riscv.FormatB:
 		t.branch(in, i)
 	case in.Op == riscv.JAL, in.Op == riscv.JALR:

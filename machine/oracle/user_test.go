@@ -100,6 +100,11 @@ func runQEMU(t *testing.T, program string, input []byte, results any) {
 // runTandem executes the cases on a bare hart.
 func runTandem(t *testing.T, program string, symbols map[string]uint64, input []byte, results any) {
 	t.Helper()
+	runMachine(t, newMachine(t, program, symbols, input), results)
+}
+
+func newMachine(t *testing.T, program string, symbols map[string]uint64, input []byte) *machine.Machine {
+	t.Helper()
 	file, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +119,11 @@ func runTandem(t *testing.T, program string, symbols map[string]uint64, input []
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m
+}
+
+func runMachine(t *testing.T, m *machine.Machine, results any) {
+	t.Helper()
 	const limit = 100_000_000
 	if err := m.Apply(event.Clock{Rate: 1 << 28, Limit: limit}); err != nil {
 		t.Fatal(err)
@@ -150,7 +160,7 @@ func TestUserInstructions(t *testing.T) {
 		if ours[i] == theirs[i] {
 			continue
 		}
-		t.Errorf("%s, case %d:\n%s", groups[i/casesPerGroup].name, i, explain(&cases[i], &ours[i], &theirs[i]))
+		t.Errorf("%s, case %d:\n%s", groups[i/casesPerGroup].name, i, explain(&cases[i], &ours[i], &theirs[i], "QEMU's"))
 		if failures++; failures == 5 {
 			t.FailNow()
 		}
@@ -158,14 +168,14 @@ func TestUserInstructions(t *testing.T) {
 }
 
 // explain shows a case and what differs after it.
-func explain(c *testCase, ours, theirs *result) string {
+func explain(c *testCase, ours, theirs *result, whose string) string {
 	var b bytes.Buffer
 	for i := 0; i < len(c.Code) && c.Code[i] != returnWord; i++ {
 		fmt.Fprintf(&b, "\t%08x  %s\n", c.Code[i], riscv.Disassemble(c.Code[i]))
 	}
 	show := func(name string, before, a, b2 uint64) {
 		if a != b2 {
-			fmt.Fprintf(&b, "\t%s was %#x: ours %#x, QEMU's %#x\n", name, before, a, b2)
+			fmt.Fprintf(&b, "\t%s was %#x: ours %#x, %s %#x\n", name, before, a, whose, b2)
 		}
 	}
 	for i := range 32 {

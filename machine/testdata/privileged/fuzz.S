@@ -94,70 +94,90 @@ trap:
 	li	s10, 6364136223846793005
 	li	s11, 1442695040888963407
 	RANDOM	t6, t5
-	/* the timer, in 8 to 263 ticks */
-	li	t5, CLINT+0xbff8
-	ld	t4, 0(t5)
-	BITS	t5, t6, 0, 8, 0
-	add	t4, t4, t5
-	addi	t4, t4, 8
-	li	t5, CLINT+0x4000
-	sd	t4, 0(t5)
-	/* in one of two, a page table entry changes */
-	BITS	t5, t6, 8, 1, 0
-	beqz	t5, 1f
-	RANDOM	t5, t4
-	BITS	t4, t5, 0, 1, 12		/* leaf or leaf2 */
-	BITS	t3, t5, 1, 5, 3			/* entry */
-	add	t4, t4, t3
-	la	t3, leaf
-	add	t4, t4, t3
-	BITS	t3, t5, 6, 4, 10		/* page */
-	la	s9, code
-	srli	s9, s9, 2
-	add	t3, t3, s9
-	BITS	s9, t5, 10, 4, 0		/* flags */
-	la	t5, flags
-	add	s9, s9, t5
-	lbu	s9, 0(s9)
-	or	t3, t3, s9
-	sd	t3, 0(t4)
-1:	/* in one of 16, all are as at first */
-	BITS	t5, t6, 9, 4, 0
-	bnez	t5, 1f
-	jal	fill
-	RANDOM	t6, t5
-1:	/* in three of eight, on behind the instruction */
-	BITS	t5, t6, 13, 3, 0
-	li	t4, 3
-	bgeu	t5, t4, anew
 	csrr	t4, mcause
-	bltz	t4, 1f
+	bltz	t4, anew			/* the timer */
+	andi	t4, t4, ~(FETCH_ACCESS|FETCH_PAGE)
+	beqz	t4, anew
+	BITS	t5, t6, 13, 3, 0		/* in seven of eight, on behind the instruction */
+	beqz	t5, anew
 	csrr	t4, mepc
 	BITS	t5, t6, 16, 1, 1
 	add	t4, t4, t5
 	addi	t4, t4, 2
 	csrw	mepc, t4
-1:	li	t4, 0x80			/* MPIE: the timer ends all */
+	li	t4, 0x80			/* MPIE: the timer ends all */
 	csrs	mstatus, t4
-	mret
+	BITS	t5, t6, 8, 2, 0
+	bnez	t5, 1f
+	jal	t5, edit
+1:	mret
 
+/* edit changes a page table entry. */
+edit:
+	RANDOM	t6, t4
+	BITS	t4, t6, 0, 1, 12		/* leaf or leaf2 */
+	BITS	t3, t6, 1, 5, 3			/* entry */
+	add	t4, t4, t3
+	la	t3, leaf
+	add	t4, t4, t3
+	BITS	t3, t6, 6, 4, 10		/* page */
+	la	s9, code
+	srli	s9, s9, 2
+	add	t3, t3, s9
+	BITS	s9, t6, 10, 4, 0		/* flags */
+	la	t6, flags
+	add	s9, s9, t6
+	lbu	s9, 0(s9)
+	or	t3, t3, s9
+	sd	t3, 0(t4)
+	jr	t5
 anew:
+	/* the timer, in 64 to 575 ticks */
+	li	t5, CLINT+0xbff8
+	ld	t4, 0(t5)
+	BITS	t5, t6, 0, 9, 0
+	add	t4, t4, t5
+	addi	t4, t4, 64
+	li	t5, CLINT+0x4000
+	sd	t4, 0(t5)
+	BITS	t5, t6, 10, 1, 0
+	beqz	t5, 1f
+	jal	t5, edit
 	RANDOM	t6, t5
+1:	/* in one of 16, all are as at first */
+	BITS	t5, t6, 9, 4, 0
+	bnez	t5, 1f
+	jal	fill
+	RANDOM	t6, t5
+	BITS	t5, t6, 0, 1, 10		/* or the two tables are exchanged, a level up */
+	PTE(t4, leaf, V)
+	add	t4, t4, t5
+	la	t5, middle
+	sd	t4, 0(t5)
+1:	RANDOM	t6, t5
 	la	t0, giga
 	BITS	t4, t6, 0, 1, 12
 	add	t0, t0, t4
 	srli	t0, t0, 12
 	li	t4, 8<<60
 	or	t0, t0, t4
-	BITS	t4, t6, 1, 1, 44		/* of two ASIDs */
+	BITS	t4, t6, 20, 1, 44		/* of two ASIDs */
+	BITS	t5, t6, 21, 2, 0
+	bnez	t5, 1f
 	or	t0, t0, t4
+1:
 	csrw	satp, t0
 	li	t0, 3<<11|3<<17|3<<18|3<<13	/* MPP, MPRV, SUM, MXR, FS */
 	csrc	mstatus, t0
 	li	t0, 1<<13|0x80
 	csrs	mstatus, t0
-	BITS	t0, t6, 2, 2, 18		/* SUM, MXR */
+	BITS	t0, t6, 1, 1, 18		/* SUM, MXR: in one of four */
+	BITS	t1, t6, 2, 1, 19
+	or	t0, t0, t1
+	BITS	t1, t6, 3, 1, 0
+	bnez	t1, 1f
 	csrs	mstatus, t0
+1:
 	/* s6: where code is, s7: where data is, s8: where tables are, by mode */
 	BITS	t0, t6, 4, 3, 2
 	la	t1, modes
@@ -227,18 +247,31 @@ user:	li	s6, AREA+USER+CODE
 	add	a1, t0, s6			/* code */
 	BITS	t0, t6, 4, 5, 3
 	add	a3, t0, s8			/* page tables */
-	BITS	t0, t6, 9, 14, 1
-	add	ra, t0, s6
-	BITS	t0, t6, 13, 8, 7
-	add	s2, t0, s6
+	BITS	t0, t6, 9, 2, 7			/* functions: of four in four pages */
+	BITS	t1, t6, 11, 2, 12
+	add	ra, t0, t1
+	add	ra, ra, s6
+	BITS	t0, t6, 13, 2, 7
+	BITS	t1, t6, 15, 2, 12
+	add	s2, t0, t1
+	add	s2, s2, s6
 	BITS	a5, t6, 20, 6, 0
 	csrw	sscratch, t6
+	RANDOM	t6, t5
+	la	t5, edges
+	.irp	reg, a4, a6, a7, s3, s4, s5, t0, t1, t2
+	andi	t4, t6, 0x78
+	srli	t6, t6, 4
+	add	t4, t4, t5
+	ld	\reg, 0(t4)
+	.endr
 	mret
 
 	.section .data
 	.align	3
 	.globl	seed, code
 seed:	.dword	1
+edges:	.dword	0, 1, -1, 1<<63, (1<<63)-1, 1<<31, (1<<31)-1, -1<<31, 1<<32, (1<<32)-1, 31, 63, 64, -2, 0x8000, 0x0123456789abcdef
 flags:	.byte	RWXAD, RWXAD, RWXAD|U, RWXAD|U, RWXAD, RWXAD|U, V|R|X|A, V|R|X|A|U
 	.byte	V|R|W|X, V|R|W|X|U, V|R|W|A, V|X|A, V|X|A|U, 0, V|R|U, V|R|W|X|A
 	.section .text
