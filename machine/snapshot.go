@@ -70,9 +70,7 @@ func (m *Machine) Hash(event.Seq) event.Hash {
 		state.U32(memory, &p)
 		memory.Fixed(m.ram.Page(p))
 	}
-	regs := state.Hasher()
-	m.visit(regs)
-	return event.Hash{State: regs.Sum(), Memory: memory.Sum()}
+	return event.Hash{State: m.HashState(), Memory: memory.Sum()}
 }
 
 // HashState computes a hash of registers and devices. It changes nothing.

@@ -38,7 +38,7 @@ func (a *announcer) learn(f event.FrameOut) {
 	}
 }
 
-// begin announces at once, and again after each gap.
+// beginAnnouncing announces at once, and again after each gap.
 func (r *Replica) beginAnnouncing() {
 	r.announcer.left, r.announcer.next = announceGaps, r.now
 	r.announce()

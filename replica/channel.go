@@ -82,7 +82,6 @@ func (r *Replica) drainChannel() (more bool) {
 }
 
 func (r *Replica) connected() {
-	r.linked = true
 	r.key = r.w.Channel.Key()
 	switch {
 	case r.b != nil:
@@ -112,7 +111,7 @@ func (r *Replica) attach() {
 }
 
 func (r *Replica) disconnected(err error) {
-	r.linked, r.source = false, nil
+	r.source = nil
 	if err != nil {
 		r.report(Event{Kind: Trouble, Text: "the logging channel ended: " + err.Error()})
 	}

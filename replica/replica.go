@@ -115,7 +115,6 @@ type Replica struct {
 	target *migrate.Target // clone arriving
 
 	claim, fence pendingQuestion
-	linked       bool // the channel is connected
 	acting       bool // act is under way
 	key          ft.Key
 	nextHash     ft.Time
@@ -293,7 +292,6 @@ func (r *Replica) do(a ft.Action) {
 		r.w.Channel.Beat(ft.AppendHeartbeat(nil, a.Heartbeat, &r.key))
 	case ft.Hangup:
 		r.w.Channel.Hangup()
-		r.linked = false
 	case ft.Dial:
 		r.w.Channel.Redial()
 	case ft.Record:
