@@ -19,6 +19,11 @@ func (c *clock) At(s event.Step) event.Ticks {
 	return c.clock.Base + event.Ticks(hi<<(64-event.RateShift)|lo>>event.RateShift)
 }
 
+// Line implements hart.Clock.
+func (c *clock) Line() (from event.Step, base event.Ticks, rate uint64) {
+	return c.clockAt, c.clock.Base, c.clock.Rate
+}
+
 const never = ^event.Step(0)
 
 // StepOf implements hart.Clock: the first step whose time is at least t is

@@ -204,9 +204,9 @@ func (c *coder) atomic() {
 
 // csr reads what counts, and writes what does no harm.
 func (c *coder) csr() {
-	n := []int32{0xc00, 0xc01, 0xc02, 0x001, 0x003, 0x140, 0xb00, 0xb02, 0x144}[c.IntN(9)]
+	n := []int32{0xc00, 0xc01, 0xc02, 0xb00, 0xb02, 0x105, 0x144, 0x001, 0x003, 0x140, 0x142, 0x143, 0x144}[c.IntN(13)]
 	op, rs1 := riscv.CSRRS, uint32(0)
-	if n == 3 || n == 1 || n == 0x140 {
+	if n < 0xb00 && n != 0x105 {
 		op, rs1 = c.among(riscv.CSRRW, riscv.CSRRCI), c.reg()
 	}
 	c.word(encode(op, c.rd(), rs1, 0, n))
@@ -214,7 +214,17 @@ func (c *coder) csr() {
 
 // special is one of the instructions that concern the whole hart.
 func (c *coder) special() {
-	switch c.IntN(8) {
+	switch c.IntN(12) {
+	case 8:
+		c.word(encode(riscv.SRET, 0, 0, 0, 0))
+	case 9: // sstatus: SIE at once, or anything
+		c.word(encode(c.among(riscv.CSRRWI, riscv.CSRRCI), c.rd(), 2, 0, 0x100))
+	case 10:
+		c.word(encode(c.among(riscv.CSRRW, riscv.CSRRCI), c.rd(), c.reg(), 0, 0x100))
+	case 11: // sepc, to code behind here
+		c.word(encode(riscv.AUIPC, 5, 0, 0, int32(c.IntN(2))<<12))
+		c.word(encode(riscv.ADDI, 5, 5, 0, int32(c.IntN(64))))
+		c.word(encode(riscv.CSRRW, c.rd(), 5, 0, 0x141))
 	case 0:
 		c.half(0) // illegal
 	case 1:

@@ -145,7 +145,7 @@ func (l *lockstep) used(reset bool) {
 // translated, whatever the slices and however small the cache.
 func TestLockstepPrivileged(t *testing.T) {
 	atOnce(t)
-	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0", "jumps/3", "jumps/4", "jumps/5"} {
+	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0", "supervisor/0", "jumps/3", "jumps/4", "jumps/5"} {
 		t.Run(name, func(t *testing.T) {
 			file, levels, _ := strings.Cut(name, "/")
 			p := assemble(t, file, "-DLEVELS="+levels)
@@ -244,5 +244,16 @@ func TestLockstepDevices(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// System calls and their returns do the same on both, whatever the slices.
+func TestLockstepSyscalls(t *testing.T) {
+	atOnce(t)
+	p := assemble(t, "speed", "-DPROGRAM=syscalls")
+	for seed, cache := range []int{tinyCache, largeCache} {
+		l := p.lockstep(t, 1, cache)
+		l.drive(event.Clock{Rate: 1 << 29, Limit: 1 << 40}, 60_000, rand.New(rand.NewPCG(uint64(seed), 9)), 40)
+		l.used(false)
 	}
 }

@@ -133,6 +133,7 @@ func TestPrivileged(t *testing.T) {
 		{"counters", []int{0}},
 		{"traps", []int{0}},
 		{"interrupts", []int{0}},
+		{"supervisor", []int{0}},
 	} {
 		for _, levels := range c.levels {
 			t.Run(fmt.Sprintf("%s/%d", c.name, levels), func(t *testing.T) {

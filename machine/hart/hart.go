@@ -33,6 +33,8 @@ type Clock interface {
 	// StepOf is the first step from s on at which the time CSR is at least t,
 	// and the largest Step where it never gets there.
 	StepOf(s event.Step, t event.Ticks) event.Step
+	// Line is At as a formula: base + (s - from) × rate / 2^event.RateShift.
+	Line() (from event.Step, base event.Ticks, rate uint64)
 }
 
 // Config is what the harts of one machine share.

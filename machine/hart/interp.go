@@ -10,13 +10,14 @@ import (
 // allBlocks is no bound on the blocks that exec runs.
 const allBlocks = -1
 
-// exec runs so many blocks, until left is 0 or an instruction ended with resample
-// set or a trap. It is the interpreter's one loop: a case is one instruction of the
-// manual, and whatever needs more than a line is in the file of its extension.
+// exec runs so many blocks, of each up to so many instructions, until left is 0,
+// an instruction ended with resample set, or a trap. It is the interpreter's one
+// loop: a case is one instruction of the manual, and whatever needs more than a
+// line is in the file of its extension.
 //
 // In a block, left counts the steps to go before its first instruction. The slow
 // ways store h.left and h.pc by at and report whether the block may go on.
-func (h *Hart) exec(count int) {
+func (h *Hart) exec(count int, insts uint64) {
 	x, ram := &h.x, h.ram
 	data := h.ctx
 	if h.modifiesPrivilege() {
@@ -51,7 +52,7 @@ blocks:
 			}
 			if entry != 0 {
 				block = page.insts[entry-1:]
-				block = block[:min(uint64(block[0].left), left)]
+				block = block[:min(uint64(block[0].left), left, insts)]
 			} else if h.fetchOne(pc) { // it straddles two pages
 				block = h.scratch.insts
 			} else {

@@ -5,6 +5,7 @@ package hart
 import (
 	"tandem/machine/jit"
 	"tandem/machine/mem"
+	"tandem/machine/riscv"
 )
 
 // nativeState is what translated code reads and leaves; it lies behind x.
@@ -12,7 +13,15 @@ type nativeState struct {
 	pc, vpage, ram uint64
 	off, reason    uint32
 
-	cold int // blocks that the interpreter runs next, where they are its own
+	pending                        uint64             // interrupts pending and enabled in mie, during one slice
+	tlb                            int64              // where the TLB in use is, from x
+	tlbs                           [jit.NumTLBs]int64 // where those of the present satp are, 0 if none
+	clockEnd, clockBase, clockRate uint64
+	timeOK                         [4]bool // by privilege
+
+	near [jit.NumTLBs]*context // what tlbs stands for
+	satp uint64                // of near
+	cold int                   // blocks that the interpreter runs next, where they are its own
 }
 
 // jumpEntry is a place of the jump cache: the address of translated code by the
@@ -76,12 +85,63 @@ func (s *System) Translated() jit.Stats {
 // execute runs up to h.left steps, translated where a block is hot.
 func (h *Hart) execute() {
 	if h.sys.jit == nil {
-		h.exec(allBlocks)
+		h.exec(allBlocks, maxBlock)
 		return
 	}
+	h.prepare()
 	for h.left > 0 && !h.resample {
-		if blocks := h.runNative(); blocks > 0 {
-			h.exec(blocks)
+		if blocks := h.runNative(); blocks == oneInst {
+			h.exec(1, 1)
+		} else if blocks > 0 {
+			h.exec(blocks, maxBlock)
+		}
+	}
+}
+
+// prepare tells translated code what holds until the slice ends.
+func (h *Hart) prepare() {
+	n := &h.native
+	n.pending = h.pending(h.Step()) & h.mie
+	at, base, rate := h.sys.Clock.Line()
+	n.clockEnd, n.clockBase, n.clockRate = uint64(h.end-at), uint64(base), rate
+	supervisor := h.mcounteren>>1&1 != 0
+	n.timeOK = [4]bool{supervisor && h.scounteren>>1&1 != 0, supervisor, false, true}
+}
+
+// near tells translated code of a context that the present satp can use next.
+func (h *Hart) nearby(c *context) {
+	n := &h.native
+	if n.satp != h.satp {
+		n.satp, n.near, n.tlbs = h.satp, [jit.NumTLBs]*context{}, [jit.NumTLBs]int64{}
+	}
+	i := jit.UserTLB
+	switch {
+	case c.key.priv == riscv.Machine:
+		return
+	case c.key.sum:
+		i = jit.SupervisorUserTLB
+	case c.key.priv == riscv.Supervisor:
+		i = jit.SupervisorTLB
+	}
+	n.near[i], n.tlbs[i] = c, h.place(c)
+}
+
+// forgetNear is for a context that becomes another's, or all of them for nil.
+func (h *Hart) forgetNear(c *context) {
+	n := &h.native
+	for i := range n.near {
+		if c == nil || n.near[i] == c {
+			n.near[i], n.tlbs[i] = nil, 0
+		}
+	}
+}
+
+// followTLB makes ctx the context that translated code has gone over to.
+func (h *Hart) followTLB() {
+	n := &h.native
+	for i := range n.tlbs {
+		if n.tlbs[i] == n.tlb {
+			h.ctx = n.near[i]
 		}
 	}
 }
@@ -89,6 +149,9 @@ func (h *Hart) execute() {
 // maxCold is the most blocks that the interpreter runs before it is seen whether
 // it comes upon translated code.
 const maxCold = 16
+
+// oneInst is a single instruction for the interpreter, in the place of blocks.
+const oneInst = -1
 
 // runNative runs translated code from pc on, as far as it gets, and returns how
 // many blocks the interpreter must execute from where pc is then.
@@ -124,17 +187,22 @@ func (h *Hart) runNative() (blocks int) {
 		data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
 	}
 	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
+	place := h.place(data)
+	n.tlb = place
 	before := h.left
 	h.left = enter(h, code, data)
 	h.sys.jit.Stats.Entries++
 	h.sys.jit.Stats.Steps += before - h.left
+	if n.tlb != place {
+		h.followTLB()
+	}
 	if jit.Reason(n.reason) == jit.AtPC {
 		h.pc = n.pc
 		return 0
 	}
 	h.pc = n.vpage + uint64(n.off)
 	if jit.Reason(n.reason) == jit.Interpret {
-		return 1
+		return oneInst
 	}
 	return 0
 }

@@ -107,7 +107,13 @@ func (h *Hart) useContext() {
 	h.age++
 	if h.ctx != nil && h.ctx.live && h.ctx.key == key {
 		h.ctx.age = h.age
+		h.nearby(h.ctx)
 		return
+	}
+	for _, c := range h.native.near {
+		if c != nil {
+			c.age = h.age
+		}
 	}
 	oldest := &h.contexts[0]
 	for i := range h.contexts {
@@ -115,6 +121,7 @@ func (h *Hart) useContext() {
 		if c.live && c.key == key {
 			c.age = h.age
 			h.ctx = c
+			h.nearby(c)
 			return
 		}
 		if !c.live {
@@ -124,9 +131,11 @@ func (h *Hart) useContext() {
 			oldest = c
 		}
 	}
+	h.forgetNear(oldest)
 	oldest.clear()
 	oldest.key, oldest.live, oldest.age = key, true, h.age
 	h.ctx = oldest
+	h.nearby(oldest)
 }
 
 // flushContexts forgets every translation of this hart.
@@ -134,6 +143,7 @@ func (h *Hart) flushContexts() {
 	for i := range h.contexts {
 		h.contexts[i].live = false
 	}
+	h.forgetNear(nil)
 	h.ctx = nil
 	h.useContext()
 }

@@ -51,10 +51,28 @@ type Layout struct {
 	PC, Off, Reason, VPage, RAM int32 // State
 	ResvValid, ResvAddr         int32 // the reservation of LR: a bool, and an offset in RAM
 
+	// Privileged state.
+	Priv, MStatus, MEDeleg, Traps        int32
+	SScratch, SEPC, SCause, STVal, STVec int32
+	Pending                              int32 // interrupts that are pending and enabled in mie
+	TLB                                  int32 // where the TLB in use is, from x
+	TLBs                                 int32 // where those of UserTLB and so on are; 0 where there is none
+	ClockEnd, ClockBase, ClockRate       int32 // steps since the clock began when none are left
+	TimeOK                               int32 // by privilege, a byte: may it read the time?
+	RateShift                            uint8
+
 	Read, Write, Jumps        int32 // arrays of 16-byte entries: tag, value
 	ReadEntries, WriteEntries int32
 	JumpEntries               int32
 }
+
+// Places in TLBs: the address spaces of one satp.
+const (
+	UserTLB = iota
+	SupervisorTLB
+	SupervisorUserTLB // S-mode with SUM, which reaches the user's pages
+	NumTLBs
+)
 
 // Reason says why translated code came back.
 type Reason uint32

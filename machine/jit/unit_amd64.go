@@ -61,10 +61,10 @@ const minUnit = 3
 // unit translates a block; nil where its first instruction is the interpreter's.
 func (t *translator) unit(block []Inst) ([]byte, []link) {
 	n := 0
-	for n < len(block) && n < MaxUnit && known[block[n].Op] {
+	for n < len(block) && n < MaxUnit && t.knows(&block[n]) {
 		n++
 	}
-	stop := n < len(block) && !known[block[n].Op]
+	stop := n < len(block) && !t.knows(&block[n])
 	if n == 0 || stop && n < minUnit {
 		return nil, nil
 	}
@@ -253,6 +253,14 @@ func (t *translator) inst(in *Inst, i int) {
 	case in.Op == riscv.JAL, in.Op == riscv.JALR:
 		t.jump(in)
 	case in.Op == riscv.FENCE, in.Op == riscv.FENCE_I:
+	case isCSR(in.Op):
+		t.csr(in, i)
+	case in.Op == riscv.ECALL:
+		t.ecall(in, i)
+	case in.Op == riscv.SRET:
+		t.sret(in, i)
+	case in.Op >= riscv.SFENCE_VMA && in.Op <= riscv.SFENCE_INVAL_IR:
+		t.fence(in, i)
 	case in.Rd == Sink: // no effect
 	default:
 		t.compute(in)

@@ -49,8 +49,9 @@ main:
 	sd	t0, 8*2(t1)
 	la	t0, trap
 	csrw	mtvec, t0
-	li	t0, 0x80			/* MTIE */
+	li	t0, 0x82			/* MTIE, SSIE */
 	csrw	mie, t0
+	csrwi	mideleg, 2			/* SSIP */
 	csrwi	mcounteren, 7
 	csrwi	scounteren, 7
 	jal	fill
@@ -178,6 +179,26 @@ anew:
 	bnez	t1, 1f
 	csrs	mstatus, t0
 1:
+	/* system calls and software interrupts go to random code of S-mode, which returns to U-mode or S-mode */
+	RANDOM	t0, t5
+	BITS	t1, t0, 0, 2, 0
+	snez	t1, t1
+	slli	t1, t1, 8			/* three times of four */
+	csrw	medeleg, t1
+	BITS	t1, t0, 2, 13, 2
+	li	t2, AREA+CODE
+	add	t2, t2, t1
+	csrw	stvec, t2
+	BITS	t1, t0, 15, 14, 1
+	li	t2, AREA+USER+CODE
+	add	t2, t2, t1
+	csrw	sepc, t2
+	BITS	t1, t0, 29, 1, 8		/* SPP */
+	li	t2, 0x100
+	csrc	mstatus, t2
+	csrs	mstatus, t1
+	csrwi	sip, 0
+
 	/* s6: where code is, s7: where data is, s8: where tables are, by mode */
 	BITS	t0, t6, 4, 3, 2
 	la	t1, modes

@@ -140,6 +140,49 @@ system:					/* a trap, CSRs and a return */
 	csrw	mepc, t0
 	mret
 
+syscalls:				/* system calls from U-mode, as a kernel takes them in */
+	li	t0, -1
+	csrw	pmpaddr0, t0
+	li	t0, 0x1f
+	csrw	pmpcfg0, t0
+	li	t0, 1 << 8
+	csrw	medeleg, t0
+	la	t0, 3f
+	csrw	stvec, t0
+	la	t0, stack
+	csrw	sscratch, t0
+	li	t0, 3 << 11
+	csrc	mstatus, t0
+	la	t0, 1f
+	csrw	mepc, t0
+	mret
+1:	addi	a0, a0, 1
+	add	a1, a1, a0
+	ecall
+	j	1b
+	.align	2
+3:	csrrw	tp, sscratch, tp
+	sd	sp, -8(tp)
+	mv	sp, tp
+	csrrw	tp, sscratch, tp
+	sd	s0, -16(sp)
+	sd	s1, -24(sp)
+	li	s0, 1 << 18
+	csrrc	s1, sstatus, s0
+	csrr	s0, scause
+	csrr	t0, sepc
+	csrr	t1, stval
+	addi	t0, t0, 4
+	csrsi	sstatus, 2
+	add	a1, a1, s0
+	csrci	sstatus, 2
+	csrw	sstatus, s1
+	csrw	sepc, t0
+	ld	s0, -16(sp)
+	ld	s1, -24(sp)
+	ld	sp, -8(sp)
+	sret
+
 	.section .bss
 	.align	12
 area:	.zero	2<<20
