@@ -20,6 +20,7 @@ check: ## formatting and vet
 
 unit: ## tests of packages
 	$(GO) test -timeout 20m ./...
+	GOARCH=arm64 $(GO) test -exec qemu-aarch64 ./machine/jit/native
 
 e2e: build ## the whole system on this machine: a real kernel, a real socket, a real kill
 	TANDEM=$(CURDIR)/$(BIN) $(GO) test -tags e2e -timeout 30m -v ./e2e/
