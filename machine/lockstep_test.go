@@ -49,7 +49,7 @@ func atOnce(t testing.TB) {
 
 // Sizes of code caches: one that is emptied for every few units, and one that never is.
 const (
-	tinyCache  = 66 << 10
+	tinyCache  = 258 << 10
 	largeCache = 4 << 20
 )
 

@@ -63,7 +63,6 @@ type System struct {
 
 	code  codeCache
 	jit   *jit.Cache // nil where the interpreter runs everything
-	block []jit.Inst // scratch
 	walks []walkInfo
 	fills []fillInfo
 	// Marks in walks and fills count only while they carry these generations.

@@ -19,10 +19,7 @@ const allBlocks = -1
 // ways store h.left and h.pc by at and report whether the block may go on.
 func (h *Hart) exec(count int, insts uint64) {
 	x, ram := &h.x, h.ram
-	data := h.ctx
-	if h.modifiesPrivilege() {
-		data = h.none
-	}
+	data := h.dataContext()
 	read, write := &data.read, &data.write
 	pc, left := h.pc, h.left
 	var page *codePage // decoded from the page at cur
@@ -40,7 +37,8 @@ blocks:
 			}
 			cur = vpage
 			if h.resample { // the walk dropped translations: read and write may be of the past
-				break
+				data = h.dataContext()
+				read, write = &data.read, &data.write
 			}
 		}
 		if page == nil {

@@ -19,6 +19,10 @@ type nativeState struct {
 	clockEnd, clockBase, clockRate uint64
 	timeOK                         [4]bool // by privilege
 
+	target, address uint64
+	site            uint32
+	save            [jit.Saved]uint64
+
 	near [jit.NumTLBs]*context // what tlbs stands for
 	satp uint64                // of near
 	cold int                   // blocks that the interpreter runs next, where they are its own
@@ -47,7 +51,7 @@ func (c *context) dropJumps(vpage uint64) {
 		return
 	}
 	first := jit.JumpIndex(vpage)
-	for i := range c.jumps[first : first+64] {
+	for i := range jit.JumpsOfPage {
 		if e := &c.jumps[first+i]; e.tag&^mem.PageMask == vpage {
 			e.tag = noJump
 		}
@@ -90,9 +94,14 @@ func (h *Hart) execute() {
 	}
 	h.prepare()
 	for h.left > 0 && !h.resample {
-		if blocks := h.runNative(); blocks == oneInst {
+		switch blocks := h.runNative(); blocks {
+		case 0:
+		case oneInst: // even if a walk for it has dropped translations
+			again := h.resample
+			h.resample = false
 			h.exec(1, 1)
-		} else if blocks > 0 {
+			h.resample = h.resample || again
+		default:
 			h.exec(blocks, maxBlock)
 		}
 	}
@@ -151,7 +160,7 @@ func (h *Hart) followTLB() {
 const maxCold = 16
 
 // oneInst is a single instruction for the interpreter, in the place of blocks.
-const oneInst = -1
+const oneInst = -2
 
 // runNative runs translated code from pc on, as far as it gets, and returns how
 // many blocks the interpreter must execute from where pc is then.
@@ -186,25 +195,65 @@ func (h *Hart) runNative() (blocks int) {
 		data.jumping = true
 		data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
 	}
-	n.vpage, n.reason = h.pc&^mem.PageMask, uint32(jit.AtOffset)
-	place := h.place(data)
-	n.tlb = place
-	before := h.left
-	h.left = enter(h, code, data)
-	h.sys.jit.Stats.Entries++
-	h.sys.jit.Stats.Steps += before - h.left
-	if n.tlb != place {
-		h.followTLB()
-	}
+	h.runFrom(code, data)
 	if jit.Reason(n.reason) == jit.AtPC {
 		h.pc = n.pc
 		return 0
 	}
 	h.pc = n.vpage + uint64(n.off)
-	if jit.Reason(n.reason) == jit.Interpret {
+	switch jit.Reason(n.reason) {
+	case jit.Interpret:
 		return oneInst
+	case jit.Short:
+		return allBlocks
 	}
 	return 0
+}
+
+// runFrom runs translated code until it leaves for another reason than a miss.
+func (h *Hart) runFrom(code uintptr, data *context) {
+	n, cache := &h.native, h.sys.jit
+	n.vpage = h.pc &^ mem.PageMask
+	before, way := h.left, cache.Enter()
+	for {
+		place := h.place(data)
+		n.tlb, n.reason, n.target = place, uint32(jit.AtOffset), uint64(code)
+		h.left = enter(h, way, data)
+		cache.Stats.Entries++
+		if n.tlb != place {
+			h.followTLB()
+			data = h.ctx
+		}
+		if jit.Reason(n.reason) != jit.Miss {
+			break
+		}
+		cache.Stats.Misses++
+		size, stores, resume, quit := cache.Missed(n.site)
+		code, way = quit, cache.Resume()
+		if data == h.ctx && h.refill(n.address, size, stores) {
+			code = resume
+		}
+	}
+	cache.Stats.Steps += before - h.left
+}
+
+// refill brings the page of an address into the TLB, and reports whether
+// translated code finds it there.
+func (h *Hart) refill(va, size uint64, stores bool) bool {
+	if va&(size-1) != 0 {
+		return false
+	}
+	acc, vpage := load, va&^mem.PageMask
+	if stores {
+		acc = store
+	}
+	if _, ok := h.translate(va, acc); !ok || h.resample {
+		return false
+	}
+	if stores {
+		return h.ctx.write[vpage>>12%writeEntries].tag == vpage
+	}
+	return h.ctx.read[vpage>>12%readEntries].tag == vpage
 }
 
 // dataContext is the TLB of loads and stores.
@@ -238,44 +287,54 @@ const (
 )
 
 // heat counts an execution of the block at an offset and translates it once it is
-// hot.
+// hot. Where it is translated as part of a region that it does not begin, such
+// as behind an interrupt, it has to be hotter.
 func (s *System) heat(cp *codePage, off uint64) heat {
 	if cp.heat == nil {
 		cp.heat = new([mem.PageSize / 2]uint8)
 	}
-	n := &cp.heat[off>>1]
-	if *n >= jit.HotAfter {
+	n, hot := &cp.heat[off>>1], jit.HotAfter
+	if cp.native != nil && cp.native.Copied(off) {
+		hot *= 8
+	}
+	if *n == cold {
 		return untranslatable
 	}
-	if *n++; *n < jit.HotAfter {
+	if *n++; *n < hot {
 		return warming
 	}
-	entry := cp.entry[off>>1]
-	if entry == 0 {
-		entry = s.decode(cp, off)
-	}
-	if entry == 0 { // it straddles two pages
+	*n = cold
+	if cp.entry[off>>1] == 0 && s.decode(cp, off) == 0 { // it straddles two pages
 		return untranslatable
 	}
 	if s.jit.Full() {
 		s.dropNative()
+		cp.heat = new([mem.PageSize / 2]uint8)
 	}
 	if cp.native == nil {
 		cp.native = new(jit.Page)
 	}
-	if s.jit.Translate(cp.native, s.unit(cp.insts[entry-1:])) {
+	if s.jit.Translate(cp.native, uint16(off), cp) {
 		return translatedNow
 	}
 	return untranslatable
 }
 
-// unit is the block at the head of insts as the translator wants it.
-func (s *System) unit(insts []inst) []jit.Inst {
-	s.block = s.block[:0]
-	for _, in := range insts[:min(int(insts[0].left), jit.MaxUnit+1)] {
-		s.block = append(s.block, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len})
+// cold is the heat of a block that was tried.
+const cold = 255
+
+// Decoded implements jit.Source.
+func (cp *codePage) Decoded(to []jit.Inst, off uint16) []jit.Inst {
+	entry := cp.entry[off>>1]
+	if entry == 0 {
+		return to
 	}
-	return s.block
+	insts := cp.insts[entry-1:]
+	for i := range insts[:insts[0].left] {
+		in := &insts[i]
+		to = append(to, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len})
+	}
+	return to
 }
 
 // dropNative empties the cache of translated code.

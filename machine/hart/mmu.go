@@ -36,12 +36,16 @@ type context struct {
 	exec    [execEntries]execEntry
 	jumps   [jit.JumpEntries]jumpEntry
 	jumping bool // jumps has entries
+
+	// The page that each base register was last used for, by translated code.
+	readPairs, writePairs [32]pair
+	paired                bool // there are any
 }
 
 const (
 	numContexts  = 16
-	readEntries  = 1024
-	writeEntries = 512
+	readEntries  = 16384
+	writeEntries = 4096
 	execEntries  = 256
 )
 
@@ -56,6 +60,9 @@ type tlbEntry struct {
 	tag uint64 // page-aligned virtual address, or noTag
 	add uint64
 }
+
+// pair is like a tlbEntry, but leads to the host's memory.
+type pair struct{ tag, add uint64 }
 
 type execEntry struct {
 	tag  uint64
@@ -72,9 +79,22 @@ func (c *context) clear() {
 	c.clearWrites()
 	c.exec = [execEntries]execEntry{}
 	c.clearJumps()
+	c.paired = true
+	c.clearPairs()
+}
+
+func (c *context) clearPairs() {
+	if !c.paired {
+		return
+	}
+	for i := range c.readPairs {
+		c.readPairs[i].tag, c.writePairs[i].tag = noTag, noTag
+	}
+	c.paired = false
 }
 
 func (c *context) clearWrites() {
+	c.clearPairs()
 	for i := range c.write {
 		c.write[i].tag = noTag
 	}
@@ -92,6 +112,7 @@ func (c *context) drop(vpage uint64) {
 		e.page = nil
 	}
 	c.dropJumps(vpage)
+	c.clearPairs()
 }
 
 // useContext finds the context of the present privilege and address space.

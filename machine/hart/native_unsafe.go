@@ -34,7 +34,10 @@ var layout = func() jit.Layout {
 		ClockRate: state + int32(unsafe.Offsetof(n.clockRate)), TimeOK: state + int32(unsafe.Offsetof(n.timeOK)),
 		RateShift: event.RateShift,
 		Read:      int32(unsafe.Offsetof(c.read)), Write: int32(unsafe.Offsetof(c.write)), Jumps: int32(unsafe.Offsetof(c.jumps)),
-		ReadEntries: readEntries, WriteEntries: writeEntries, JumpEntries: jit.JumpEntries,
+		ReadPairs: int32(unsafe.Offsetof(c.readPairs)), WritePairs: int32(unsafe.Offsetof(c.writePairs)),
+		Paired: int32(unsafe.Offsetof(c.paired)), ReadEntries: readEntries, WriteEntries: writeEntries,
+		Target: state + int32(unsafe.Offsetof(n.target)), Address: state + int32(unsafe.Offsetof(n.address)),
+		Site: state + int32(unsafe.Offsetof(n.site)), Save: state + int32(unsafe.Offsetof(n.save)),
 	}
 }()
 

@@ -29,28 +29,36 @@ func (t *translator) atomic(in *Inst, i int) {
 	bytes := int32(1) << size
 	switch op {
 	case riscv.LR_D:
-		t.lookup(in, i, bytes, l.Read, l.ReadEntries)
-		t.Store(amd64.S64, amd64.At(state, l.ResvAddr), tmp)
-		t.StoreImm(amd64.S8, amd64.At(state, l.ResvValid), 1)
+		t.lookup(in, i, bytes, false)
+		t.offsetInRAM(tmp2)
+		t.Store(amd64.S64, t.word(l.ResvAddr), tmp2)
+		t.StoreImm(amd64.S8, t.word(l.ResvValid), 1)
 		t.LoadSX(size, amd64.S64, tmp, host)
 		t.put(in.Rd, tmp)
 	case riscv.SC_D:
-		t.lookup(in, i, bytes, l.Write, l.WriteEntries)
+		t.lookup(in, i, bytes, true)
 		t.storeConditional(in, size)
 	default:
-		t.lookup(in, i, bytes, l.Write, l.WriteEntries)
+		t.lookup(in, i, bytes, true)
 		t.amo(in, op, size)
 	}
+}
+
+// offsetInRAM puts the offset in RAM of the host's address in tmp into to.
+func (t *translator) offsetInRAM(to amd64.Reg) {
+	t.Mov(amd64.S64, to, tmp)
+	t.RM(amd64.SUB, amd64.S64, to, t.word(t.layout.RAM))
 }
 
 // storeConditional stores where the reservation holds, and drops it.
 func (t *translator) storeConditional(in *Inst, size amd64.Size) {
 	l, fail, done := &t.layout, t.NewLabel(), t.NewLabel()
-	t.LoadZX(amd64.S8, tmp2, amd64.At(state, l.ResvValid))
-	t.StoreImm(amd64.S8, amd64.At(state, l.ResvValid), 0)
+	t.LoadZX(amd64.S8, tmp2, t.word(l.ResvValid))
+	t.StoreImm(amd64.S8, t.word(l.ResvValid), 0)
 	t.Test(amd64.S32, tmp2, tmp2)
 	t.JccShort(amd64.E, fail)
-	t.RM(amd64.CMP, amd64.S64, tmp, amd64.At(state, l.ResvAddr))
+	t.offsetInRAM(tmp3)
+	t.RM(amd64.CMP, amd64.S64, tmp3, t.word(l.ResvAddr))
 	t.JccShort(amd64.NE, fail)
 	t.Store(size, host, t.get(in.Rs2, tmp2))
 	t.MovImm(tmp, 0)
@@ -63,9 +71,7 @@ func (t *translator) storeConditional(in *Inst, size amd64.Size) {
 
 // amo combines memory with rs2; rd is what was there.
 func (t *translator) amo(in *Inst, op riscv.Op, size amd64.Size) {
-	t.RR(amd64.ADD, amd64.S64, tmp, tmp3) // the host's address, so that tmp3 is free
-	at := amd64.At(tmp, 0)
-	t.LoadSX(size, amd64.S64, tmp2, at)
+	t.LoadSX(size, amd64.S64, tmp2, host)
 	t.copy(tmp3, in.Rs2)
 	if o, ok := combines[op]; ok {
 		t.RR(o, size, tmp3, tmp2)
@@ -74,6 +80,6 @@ func (t *translator) amo(in *Inst, op riscv.Op, size amd64.Size) {
 		t.RR(amd64.CMP, amd64.S64, tmp2, tmp3)
 		t.Cmov(c, amd64.S64, tmp3, tmp2)
 	}
-	t.Store(size, at, tmp3)
+	t.Store(size, host, tmp3)
 	t.put(in.Rd, tmp2)
 }

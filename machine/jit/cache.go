@@ -12,43 +12,95 @@ type Cache struct {
 	// Stats says how it is used.
 	Stats Stats
 
-	rw   []byte
-	base uintptr // of the executable view
-	used int
-	tr   translator
+	rw     []byte
+	base   uintptr // of the executable view
+	used   int
+	sites  []site
+	thunks thunks
+	tr     translator
 }
 
 // Stats counts what was done with a Cache.
 type Stats struct {
-	Units   uint64 // translated
+	Regions uint64 // translated
+	Insts   uint64 // in them
 	Resets  uint64 // times that it was emptied
 	Entries uint64 // of translated code, from Go
+	Misses  uint64 // of the TLB
 	Steps   uint64 // executed by it
 }
 
-// Page holds the units of one page of code.
-type Page struct {
-	entry [2048]uint32       // 1 + offset in the Cache, by halfword
-	links map[uint16][]int32 // jumps that wait for a unit, by its offset in the page: places of their rel32
+// site is an access to memory that may miss the TLB: where translated code goes
+// on once the TLB has the page, and where it leaves instead.
+type site struct {
+	resume, quit uint32
+	size         uint8
+	store        bool
 }
+
+// thunks are the pieces that all translations share, as offsets in the Cache.
+type thunks struct {
+	enter  int // loads the fixed registers and goes to Target
+	leave  int // stores them and returns
+	miss   int // puts all registers by and returns
+	resume int // loads those again and goes to Target
+}
+
+// entry is a place where a region can be entered.
+type entry struct {
+	off     uint16
+	place   int
+	replace bool // an older entry
+}
+
+// link is a jump to another region of the page.
+type link struct {
+	target uint16
+	place  int // of its rel32
+}
+
+// sharedJump is a jump to a thunk.
+type sharedJump struct {
+	place int
+	thunk func(*thunks) int
+}
+
+// Page holds the translations of one page of code.
+type Page struct {
+	entry  [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
+	copies [pageSize / 2]uint8  // how often an instruction was translated
+	links  map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places of their rel32
+}
+
+const pageSize = 4096
 
 // NewCache returns a Cache in memory with a writable and an executable view of
 // the same bytes.
 func NewCache(rw []byte, rx uintptr, l Layout) *Cache {
-	return &Cache{rw: rw, base: rx, tr: translator{layout: l}}
+	c := &Cache{rw: rw, base: rx}
+	c.tr.layout = l
+	c.tr.former.knows = c.tr.knows
+	c.writeThunks()
+	return c
 }
 
-// Full reports whether the next unit might not fit: then the owner drops all
+// Full reports whether the next region might not fit: then the owner drops all
 // Pages and calls Reset.
-func (c *Cache) Full() bool { return len(c.rw)-c.used < maxUnitBytes }
+func (c *Cache) Full() bool { return len(c.rw)-c.used < maxRegionBytes }
 
 // Reset empties the cache. No Page of it may be used again.
 func (c *Cache) Reset() {
-	c.used = 0
+	c.sites = c.sites[:0]
+	c.writeThunks()
 	c.Stats.Resets++
 }
 
-// Entry returns the address of the unit at an offset of the page, or 0.
+// Enter is the address to run to go to a translation, and Resume the one to go on
+// after a miss; Target says where to.
+func (c *Cache) Enter() uintptr  { return c.base + uintptr(c.thunks.enter) }
+func (c *Cache) Resume() uintptr { return c.base + uintptr(c.thunks.resume) }
+
+// Entry returns the address of the translation at an offset of the page, or 0.
 func (c *Cache) Entry(p *Page, off uint64) uintptr {
 	if e := p.entry[off>>1&2047]; e != 0 {
 		return c.base + uintptr(e-1)
@@ -56,24 +108,46 @@ func (c *Cache) Entry(p *Page, off uint64) uintptr {
 	return 0
 }
 
-// Translate makes the unit of a block, and reports whether there is one: not
-// where the first instruction is the interpreter's.
-func (c *Cache) Translate(p *Page, block []Inst) bool {
-	code, out := c.tr.unit(block)
-	if code == nil || len(code) > len(c.rw)-c.used {
+// Copied reports whether the instruction at an offset is translated, as part of a
+// region that begins elsewhere or as its first.
+func (p *Page) Copied(off uint64) bool { return p.copies[off>>1&2047] != 0 }
+
+// Missed describes the access of a site that missed: its size in bytes and
+// whether it stores, and the addresses to go on at if the TLB has the page now
+// and if the interpreter must execute it.
+func (c *Cache) Missed(n uint32) (size uint64, store bool, resume, quit uintptr) {
+	s := c.sites[n]
+	return uint64(s.size), s.store, c.base + uintptr(s.resume), c.base + uintptr(s.quit)
+}
+
+// Translate makes the region of a head, and reports whether there is one: not
+// where the first instructions are the interpreter's.
+func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
+	if !c.tr.former.form(p, head, src) {
 		return false
 	}
-	c.Stats.Units++
 	at := c.used
+	code, ok := c.tr.region(head, uint32(len(c.sites)))
+	if !ok || len(code) > len(c.rw)-at {
+		return false
+	}
+	c.Stats.Regions++
 	copy(c.rw[at:], code)
-	c.used += len(code)
-	c.used = (c.used + 15) &^ 15
-	off := block[0].Off
-	p.entry[off>>1] = uint32(at) + 1
+	c.used = (at + len(code) + 15) &^ 15
+	for _, j := range c.tr.shared {
+		c.patch(int32(at+j.place), int32(j.thunk(&c.thunks)))
+	}
+	for _, s := range c.tr.sites {
+		s.resume, s.quit = s.resume+uint32(at), s.quit+uint32(at)
+		c.sites = append(c.sites, s)
+	}
 	if p.links == nil {
 		p.links = map[uint16][]int32{}
 	}
-	for _, l := range out {
+	for _, e := range c.tr.entries {
+		c.enter(p, e.off, int32(at+e.place), e.off == head)
+	}
+	for _, l := range c.tr.links {
 		place := int32(at + l.place)
 		if e := p.entry[l.target>>1]; e != 0 {
 			c.patch(place, int32(e-1))
@@ -81,14 +155,32 @@ func (c *Cache) Translate(p *Page, block []Inst) bool {
 			p.links[l.target] = append(p.links[l.target], place)
 		}
 	}
-	for _, place := range p.links[off] {
-		c.patch(place, int32(at))
+	for i := range c.tr.former.blocks {
+		for _, in := range c.tr.former.blocks[i].insts {
+			c.Stats.Insts++
+			if n := &p.copies[in.Off>>1]; *n < maxCopies {
+				*n++
+			}
+		}
 	}
-	delete(p.links, off)
 	return true
 }
 
-// patch points the jump with its rel32 at place to a unit.
+// enter makes translated code at an offset of the page known, in the place of
+// older code if it is the head of a region or part of its loop.
+func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
+	e := &p.entry[off>>1]
+	if *e != 0 && !replace {
+		return
+	}
+	*e = uint32(at) + 1
+	for _, place := range p.links[off] {
+		c.patch(place, at)
+	}
+	delete(p.links, off)
+}
+
+// patch points the jump with its rel32 at place to an offset in the Cache.
 func (c *Cache) patch(place, to int32) {
 	rel := to - (place + 4)
 	b := c.rw[place:]

@@ -120,11 +120,6 @@ func (t *translator) knows(in *Inst) bool {
 	return known[in.Op] || isCSR(in.Op) && t.knowsCSR(in)
 }
 
-// ends reports whether nothing follows an operation in its unit.
-func ends(op riscv.Op) bool {
-	return op == riscv.JAL || op == riscv.JALR || op == riscv.ECALL || op == riscv.SRET
-}
-
 // compute translates what only reads and writes registers.
 func (t *translator) compute(in *Inst) {
 	if a, ok := aluReg[in.Op]; ok {
@@ -132,20 +127,20 @@ func (t *translator) compute(in *Inst) {
 	} else if a, ok := aluImm[in.Op]; ok {
 		t.aluImm(in, a)
 	} else if s, ok := shiftImm[in.Op]; ok {
-		dst := into(in.Rd)
+		dst := t.into(in.Rd)
 		t.copy(dst, in.Rs1)
 		t.ShiftI(s.op, s.size, dst, uint8(in.Imm))
 		t.done(in, dst, s.size)
 	} else if s, ok := shiftReg[in.Op]; ok {
 		t.copy(tmp2, in.Rs2)
-		dst := into(in.Rd)
+		dst := t.into(in.Rd)
 		t.copy(dst, in.Rs1)
 		t.ShiftCL(s.op, s.size, dst)
 		t.done(in, dst, s.size)
 	} else if c, ok := setLess[in.Op]; ok {
 		t.setLess(in, c)
 	} else if c, ok := counts[in.Op]; ok {
-		dst := into(in.Rd)
+		dst := t.into(in.Rd)
 		t.Count(c.op, c.size, dst, t.get(in.Rs1, tmp))
 		t.put(in.Rd, dst)
 	} else if c, ok := minMax[in.Op]; ok {
@@ -187,12 +182,12 @@ func (t *translator) done(in *Inst, dst amd64.Reg, s amd64.Size) {
 
 func (t *translator) aluReg(in *Inst, a alu) {
 	rs1, rs2 := in.Rs1, in.Rs2
-	if a.commutes && (rs1 == 0 || fixed[rs2] == fixed[in.Rd] && fixed[rs2] != amd64.RSP) {
+	if a.commutes && (rs1 == 0 || t.home[rs2] == t.home[in.Rd] && t.home[rs2] != none) {
 		rs1, rs2 = rs2, rs1
 	}
-	dst := into(in.Rd, rs2)
-	if fixed[rs1] == dst && rs1 == rs2 {
-		dst = fixed[rs1]
+	dst := t.into(in.Rd, rs2)
+	if t.home[rs1] == dst && rs1 == rs2 {
+		dst = t.home[rs1]
 	}
 	t.copy(dst, rs1)
 	t.op(a.op, a.size, dst, rs2)
@@ -200,14 +195,14 @@ func (t *translator) aluReg(in *Inst, a alu) {
 }
 
 func (t *translator) aluImm(in *Inst, a alu) {
-	dst := into(in.Rd)
+	dst := t.into(in.Rd)
 	switch {
 	case in.Rs1 == 0 && (in.Op == riscv.ADDI || in.Op == riscv.ADDIW || in.Op == riscv.ORI || in.Op == riscv.XORI):
 		t.MovImm(dst, uint64(int64(in.Imm)))
 		t.put(in.Rd, dst)
 		return
-	case in.Op == riscv.ADDI && fixed[in.Rs1] != amd64.RSP && in.Imm != 0 && fixed[in.Rs1] != dst:
-		t.Lea(amd64.S64, dst, amd64.At(fixed[in.Rs1], in.Imm))
+	case in.Op == riscv.ADDI && t.home[in.Rs1] != none && in.Imm != 0 && t.home[in.Rs1] != dst:
+		t.Lea(amd64.S64, dst, amd64.At(t.home[in.Rs1], in.Imm))
 		t.put(in.Rd, dst)
 		return
 	}

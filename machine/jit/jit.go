@@ -2,27 +2,36 @@
 
 // Package jit translates decoded RISC-V instructions to the host's machine code.
 //
-// A unit is a block: instructions that follow each other, past branches that
-// are not taken, up to a jump, to the end of the page or to one that is left to
-// the interpreter. All units keep eight guest registers in the same host
-// registers and the others in memory, so that a jump from unit to unit moves
-// nothing. Jumps within a page go straight to their target once that is
-// translated; others look it up in the jump cache of the address space.
+// What is translated together is a region: blocks of one page that lead to each
+// other, with the loops among them. It is entered at its blocks and left by jumps
+// to others, by returning to Go, and at instructions that are left to the
+// interpreter.
 //
-//	unit:  sub steps, n ; fewer than n left? → out
+//	block: sub steps, n ; fewer than n left? → out
 //	       instruction … slow or special? → give back the rest, out
-//	       branch taken  → give back the rest, jmp unit
-//	       …             → jmp next unit
+//	       branch taken  → give back the rest, jmp block or other region
+//	       …             → jmp next block
 //
-// A unit counts its steps at its start and gives back what it did not execute
-// wherever it is left, so the count is exact at every way out. A load or store
-// looks into the TLB of the address space; whatever is not a plain hit leaves
-// the unit before the instruction, and the interpreter executes it. Translated
-// code itself never faults, and knows of no device, privilege or CSR.
+// Steps: a block counts its steps at its start and gives back what it did not
+// execute wherever it is left, so the count is exact at every way out.
 //
-// Translations are position-independent: addresses come from the virtual
-// address of the page, which is in the State, so that one translation serves
-// all address spaces. They live as long as the page's bytes do not change.
+// Registers: at the borders of all regions the same eight guest registers are in
+// host registers and the others in memory, so that a jump from region to region
+// moves nothing. A region with loops has a mapping of its own for what the loops
+// use most, and changes from one to the other at its borders.
+//
+// Memory: an access compares the page of its address with the page that its base
+// register was used for last (Pairs), then looks into the TLB of the address
+// space. If that has no entry, translated code returns to Go, which fills it and
+// lets the same instruction go on; whatever is not plain memory leaves the region
+// before the instruction, and the interpreter executes it. Translated code itself
+// never faults.
+//
+// Indirect jumps, and those to other pages, look up their target in the jump
+// cache of the address space. Translations are position-independent: addresses
+// come from the virtual address of the page, which is in the State, so that one
+// translation serves all address spaces. They live as long as the page's bytes do
+// not change.
 package jit
 
 import (
@@ -41,9 +50,6 @@ type Inst struct {
 // Sink is the register that writes to x0 go to.
 const Sink = 32
 
-// MaxUnit is the largest number of instructions in a unit.
-const MaxUnit = 64
-
 // Layout tells translated code where things are: offsets in bytes, from the
 // registers x for those of a hart, from the base of an address space's TLB for
 // the others.
@@ -61,10 +67,19 @@ type Layout struct {
 	TimeOK                               int32 // by privilege, a byte: may it read the time?
 	RateShift                            uint8
 
-	Read, Write, Jumps        int32 // arrays of 16-byte entries: tag, value
+	// For and of a miss: the Target of Enter and Resume, the address that
+	// missed and its site, and room for Saved registers.
+	Target, Address, Site, Save int32
+
+	// In a TLB: arrays of 16-byte entries, of tag and value.
+	Read, Write, Jumps        int32
+	ReadPairs, WritePairs     int32 // by base register: the page it was used for last, and host address minus guest's
+	Paired                    int32 // a bool: there are pairs
 	ReadEntries, WriteEntries int32
-	JumpEntries               int32
 }
+
+// Saved is how many host registers are put by during a miss.
+const Saved = 16
 
 // Places in TLBs: the address spaces of one satp.
 const (
@@ -81,11 +96,18 @@ const (
 	AtOffset  Reason = iota // go on at Off of the page
 	AtPC                    // go on at PC
 	Interpret               // the interpreter must execute the instruction at Off
+	Short                   // too few steps are left for the block at Off
+	Miss                    // the TLB has no entry for Address, which Site accesses
 )
 
-// JumpIndex is the place of an address in the jump cache: 64 places for a page,
-// so that those of one page are easily found.
-func JumpIndex(va uint64) int { return int(va>>1&63 | va>>12&15<<6) }
+// JumpIndex is the place of an address in the jump cache: JumpsOfPage places for
+// a page, so that those of one page are easily found.
+func JumpIndex(va uint64) int {
+	return int(va>>1&(JumpsOfPage-1) | va>>12&(JumpEntries/JumpsOfPage-1)*JumpsOfPage)
+}
 
 // JumpEntries is the size of a jump cache.
-const JumpEntries = 1024
+const (
+	JumpEntries = 8192
+	JumpsOfPage = 128
+)

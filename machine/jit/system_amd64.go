@@ -53,8 +53,6 @@ func (t *translator) knowsCSR(in *Inst) bool {
 	return n == riscv.CSRSStatus || n == riscv.CSRTime && !writesCSR(in)
 }
 
-func (t *translator) word(off int32) amd64.Mem { return amd64.At(state, off) }
-
 // supervisor leaves the block unless the hart is in S-mode.
 func (t *translator) supervisor(out amd64.Label) {
 	t.MI(amd64.CMP, amd64.S8, t.word(t.layout.Priv), int32(riscv.Supervisor))
@@ -63,7 +61,7 @@ func (t *translator) supervisor(out amd64.Label) {
 
 // csr translates an instruction of Zicsr.
 func (t *translator) csr(in *Inst, i int) {
-	out := t.exit(t.n-i, in.Off, Interpret, false)
+	out := t.out(in, i)
 	if n := riscv.CSR(in.Imm); n == riscv.CSRTime {
 		t.time(in, i, out)
 		return
@@ -237,7 +235,7 @@ func (t *translator) time(in *Inst, i int, out amd64.Label) {
 
 // sret returns from a trap (Priv. 10.1.1).
 func (t *translator) sret(in *Inst, i int) {
-	l, out := &t.layout, t.exit(t.n-i, in.Off, Interpret, false)
+	l, out := &t.layout, t.out(in, i)
 	user, found := t.NewLabel(), t.NewLabel()
 	t.supervisor(out)
 	t.MI(amd64.CMP, amd64.S64, t.word(l.Pending), 0)
@@ -271,7 +269,7 @@ func (t *translator) sret(in *Inst, i int) {
 
 // ecall takes the trap of a system call to S-mode (Priv. 10.1.1).
 func (t *translator) ecall(in *Inst, i int) {
-	l, out := &t.layout, t.exit(t.n-i, in.Off, Interpret, false)
+	l, out := &t.layout, t.out(in, i)
 	t.MI(amd64.CMP, amd64.S8, t.word(l.Priv), int32(riscv.User))
 	t.Jcc(amd64.NE, out)
 	t.TestMI(amd64.S32, t.word(l.MEDeleg), 1<<riscv.EcallU)
@@ -299,7 +297,7 @@ func (t *translator) ecall(in *Inst, i int) {
 // fence translates sfence.vma and its like: translations are coherent with
 // memory, so that only the right to execute it matters.
 func (t *translator) fence(in *Inst, i int) {
-	out := t.exit(t.n-i, in.Off, Interpret, false)
+	out := t.out(in, i)
 	t.supervisor(out)
 	if in.Op == riscv.SFENCE_VMA || in.Op == riscv.SINVAL_VMA {
 		t.TestMI(amd64.S32, t.word(t.layout.MStatus), int32(riscv.StatusTVM))

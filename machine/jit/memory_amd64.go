@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jit
+
+import "tandem/machine/jit/amd64"
+
+// slowAccess is what an access does whose page is not the one that its base
+// register was used for last; it is written behind the region.
+type slowAccess struct {
+	slow, back amd64.Label
+	give       int32
+	off        uint16
+	rs1        uint8
+	size       int32
+	store      bool
+}
+
+// lookup leaves in tmp the host's address of the access at rs1+imm, or leaves the
+// block before the instruction. tmp2 and tmp3 are free then.
+func (t *translator) lookup(in *Inst, i int, size int32, store bool) {
+	switch f := t.home[in.Rs1]; {
+	case f != none:
+		t.Lea(amd64.S64, tmp, amd64.At(f, in.Imm))
+	default:
+		t.copy(tmp, in.Rs1)
+		if in.Imm != 0 {
+			t.RI(amd64.ADD, amd64.S64, tmp, in.Imm)
+		}
+	}
+	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, in.Rs1, size, store}
+	t.pageOf(size)
+	pair := t.pair(&a)
+	t.RM(amd64.CMP, amd64.S64, tmp3, pair)
+	t.Jcc(amd64.NE, a.slow)
+	t.Bind(a.back)
+	pair.Disp += 8
+	t.RM(amd64.ADD, amd64.S64, tmp, pair)
+	t.slow = append(t.slow, a)
+}
+
+// host is the access that lookup found.
+var host = amd64.At(tmp, 0)
+
+// pageOf puts the page of the address in tmp into tmp3, with bits that make a
+// misaligned address no page at all.
+func (t *translator) pageOf(size int32) {
+	t.Mov(amd64.S64, tmp3, tmp)
+	t.RI(amd64.AND, amd64.S64, tmp3, -pageSize|(size-1))
+}
+
+// pair is where the last page of a base register is.
+func (t *translator) pair(a *slowAccess) amd64.Mem {
+	at := t.layout.ReadPairs
+	if a.store {
+		at = t.layout.WritePairs
+	}
+	return amd64.At(tlb, at+int32(a.rs1)*16)
+}
+
+// writeSlow looks into the TLB for what the pairs did not have.
+func (t *translator) writeSlow() {
+	l := &t.layout
+	for i := range t.slow {
+		a := &t.slow[i]
+		array, entries := l.Read, l.ReadEntries
+		if a.store {
+			array, entries = l.Write, l.WriteEntries
+		}
+		miss, pair := t.NewLabel(), t.pair(a)
+		t.Bind(a.slow)
+		t.Mov(amd64.S32, tmp2, tmp)
+		t.ShiftI(amd64.SHR, amd64.S32, tmp2, pageShift-4)
+		t.RI(amd64.AND, amd64.S32, tmp2, (entries-1)<<4)
+		entry := amd64.Mem{Base: tlb, Index: tmp2, Scale: 1, Disp: array}
+		t.RM(amd64.CMP, amd64.S64, tmp3, entry)
+		t.JccShort(amd64.NE, miss)
+		t.Store(amd64.S64, pair, tmp3)
+		entry.Disp += 8
+		t.Load(amd64.S64, tmp2, entry)
+		t.RM(amd64.ADD, amd64.S64, tmp2, t.word(l.RAM))
+		pair.Disp += 8
+		t.Store(amd64.S64, pair, tmp2)
+		t.StoreImm(amd64.S8, amd64.At(tlb, l.Paired), 1)
+		t.Jmp(a.back)
+
+		t.Bind(miss)
+		t.StoreImm(amd64.S32, t.word(l.Site), int32(t.firstSite)+int32(len(t.sites)))
+		t.jumpShared(func(s *thunks) int { return s.miss })
+		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store}
+		t.pageOf(a.size)
+		t.Jmp(a.slow)
+		s.quit = uint32(len(t.Code))
+		t.RI(amd64.ADD, amd64.S64, steps, a.give)
+		t.StoreImm(amd64.S32, t.word(l.Off), int32(a.off))
+		t.Jmp(t.interpret)
+		t.sites = append(t.sites, s)
+	}
+}
+
+func (t *translator) load(in *Inst, i int) {
+	how := loads[in.Op]
+	t.lookup(in, i, how.size, false)
+	dst := t.home[in.Rd]
+	if dst == none {
+		dst = tmp
+	}
+	switch {
+	case how.size == 8:
+		t.Load(amd64.S64, dst, host)
+	case how.signed:
+		t.LoadSX(how.from, amd64.S64, dst, host)
+	case how.size == 4:
+		t.Load(amd64.S32, dst, host)
+	default:
+		t.LoadZX(how.from, dst, host)
+	}
+	if dst == tmp {
+		t.put(in.Rd, tmp)
+	}
+}
+
+func (t *translator) store(in *Inst, i int) {
+	size := storeSize[in.Op]
+	t.lookup(in, i, size, true)
+	t.Store(sizes[size], host, t.get(in.Rs2, tmp2))
+}
+
+// held are the host registers that keep their values during a miss.
+var held = func() (r []amd64.Reg) {
+	for _, f := range fixed {
+		r = append(r, f.host)
+	}
+	return append(r, spare)
+}()
+
+// writeThunks puts what all translations share at the head of the cache.
+func (c *Cache) writeThunks() {
+	t := &c.tr
+	l := &t.layout
+	t.Reset()
+	save := func(i int) amd64.Mem { return t.word(l.Save + int32(i)*8) }
+	c.thunks.enter = len(t.Code)
+	for _, f := range fixed {
+		t.Load(amd64.S64, f.host, x(f.guest))
+	}
+	t.JmpM(t.word(l.Target))
+	c.thunks.leave = len(t.Code)
+	for _, f := range fixed {
+		t.Store(amd64.S64, x(f.guest), f.host)
+	}
+	t.Ret()
+	c.thunks.miss = len(t.Code)
+	for i, r := range held {
+		t.Store(amd64.S64, save(i), r)
+	}
+	t.Store(amd64.S64, t.word(l.Address), tmp)
+	t.StoreImm(amd64.S32, t.word(l.Reason), int32(Miss))
+	t.Ret()
+	c.thunks.resume = len(t.Code)
+	for i, r := range held {
+		t.Load(amd64.S64, r, save(i))
+	}
+	t.Load(amd64.S64, tmp, t.word(l.Address))
+	t.JmpM(t.word(l.Target))
+	c.used = (copy(c.rw, t.Code) + 15) &^ 15
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jit
+
+import (
+	"slices"
+
+	"tandem/machine/riscv"
+)
+
+// Source gives the decoded instructions of a page.
+type Source interface {
+	// Decoded appends the block at an offset: instructions that follow each other.
+	// It appends none where nothing was decoded yet, so never executed.
+	Decoded(to []Inst, off uint16) []Inst
+}
+
+// Limits of a region, in instructions, so that no translation takes long.
+const (
+	maxRegion = 500
+	maxBlock  = 64
+)
+
+// block is a run of instructions of a region that is entered at its start only.
+// Branches may leave it on the way.
+type block struct {
+	off   uint16
+	insts []Inst
+	stop  bool // the interpreter executes what follows the last instruction
+	depth uint8
+	label int // for the backend
+
+	loops, reached bool // can reach the head; can be reached from it
+}
+
+// end is the offset behind the last instruction.
+func (b *block) end() uint16 {
+	last := &b.insts[len(b.insts)-1]
+	return last.Off + uint16(last.Len)
+}
+
+// former finds the blocks of a region: those that can be reached from its head
+// by branches within the page and are not translated yet, and the whole of the
+// loop that the head is in, translated or not, so that registers stay where
+// they are from round to round.
+type former struct {
+	knows  func(*Inst) bool
+	insts  []Inst
+	blocks []block
+	at     [pageSize / 2]int16 // 1 + index in blocks, by halfword
+	work   []uint16
+}
+
+// form fills blocks, in the order of their offsets; the head may be anywhere.
+func (f *former) form(p *Page, head uint16, src Source) bool {
+	for i := range f.blocks {
+		f.at[f.blocks[i].off>>1] = 0
+	}
+	f.blocks, f.insts, f.work = f.blocks[:0], f.insts[:0], append(f.work[:0], head)
+	for i := 0; i < len(f.work) && len(f.insts) < maxRegion; i++ {
+		f.discover(f.work[i], src)
+	}
+	if len(f.blocks) == 0 {
+		return false
+	}
+	if b := &f.blocks[0]; b.off != head || b.stop && len(b.insts) < minUnit {
+		return false
+	}
+	f.sort()
+	f.split()
+	f.choose(p, head)
+	f.findLoops()
+	return true
+}
+
+// minUnit is how many instructions pay for a way out to the interpreter.
+const minUnit = 3
+
+// discover adds the block at an offset, and what it leads to as work.
+func (f *former) discover(off uint16, src Source) {
+	if f.at[off>>1] != 0 {
+		return
+	}
+	first := len(f.insts)
+	f.insts = src.Decoded(f.insts, off)
+	n := 0
+	insts := f.insts[first:]
+	for n < len(insts) && n < maxBlock && f.knows(&insts[n]) {
+		n++
+	}
+	stop := n < len(insts) && n < maxBlock
+	f.insts = f.insts[:first+n]
+	if n == 0 {
+		return
+	}
+	// The array of insts may move: blocks keep slices of what it was then.
+	insts = f.insts[first : first+n : first+n]
+	f.blocks = append(f.blocks, block{off: off, insts: insts, stop: stop})
+	f.at[off>>1] = int16(len(f.blocks))
+	b := &f.blocks[len(f.blocks)-1]
+	for i := range insts {
+		if to, ok := target(&insts[i]); ok {
+			f.work = append(f.work, to)
+		}
+	}
+	if next := b.end(); b.goesOn() && next < pageSize {
+		f.work = append(f.work, next)
+	}
+}
+
+// goesOn reports whether the block runs on into what follows it.
+func (b *block) goesOn() bool { return !b.stop && !ends(b.insts[len(b.insts)-1].Op) }
+
+// ends reports whether nothing follows an operation in its block.
+func ends(op riscv.Op) bool {
+	return op == riscv.JAL || op == riscv.JALR || op == riscv.ECALL || op == riscv.SRET
+}
+
+// target is where a branch, or a jump that is no call, goes within the page.
+func target(in *Inst) (off uint16, ok bool) {
+	if riscv.FormatOf(in.Op) != riscv.FormatB && (in.Op != riscv.JAL || in.Rd != Sink) {
+		return 0, false
+	}
+	to := int32(in.Off) + in.Imm
+	return uint16(to), to >= 0 && to < pageSize
+}
+
+// sort orders the blocks by offset.
+func (f *former) sort() {
+	slices.SortFunc(f.blocks, func(a, b block) int { return int(a.off) - int(b.off) })
+	f.index()
+}
+
+func (f *former) index() {
+	for i := range f.blocks {
+		f.at[f.blocks[i].off>>1] = int16(i + 1)
+	}
+}
+
+// split ends each block where another begins.
+func (f *former) split() {
+	for i := range f.blocks {
+		b := &f.blocks[i]
+		for n := 1; n < len(b.insts); n++ {
+			if f.at[b.insts[n].Off>>1] != 0 {
+				b.insts, b.stop = b.insts[:n], false
+				break
+			}
+		}
+	}
+}
+
+// successors calls do for each block of the region that b leads to.
+func (f *former) successors(b *block, do func(*block)) {
+	for i := range b.insts {
+		if to, ok := target(&b.insts[i]); ok {
+			if n := f.at[to>>1]; n != 0 {
+				do(&f.blocks[n-1])
+			}
+		}
+	}
+	if next := b.end(); b.goesOn() && next < pageSize {
+		if n := f.at[next>>1]; n != 0 {
+			do(&f.blocks[n-1])
+		}
+	}
+}
+
+// maxCopies is how often the same code may be translated.
+const maxCopies = 4
+
+// choose drops the blocks that other regions have, except those of the head's loop.
+func (f *former) choose(p *Page, head uint16) {
+	h := &f.blocks[f.at[head>>1]-1]
+	for again := true; again; { // who can reach the head?
+		again = false
+		for i := range f.blocks {
+			b := &f.blocks[i]
+			if b.loops {
+				continue
+			}
+			f.successors(b, func(to *block) { b.loops = b.loops || to == h || to.loops })
+			again = again || b.loops
+		}
+	}
+	wanted := func(b *block) bool {
+		n := p.copies[b.off>>1]
+		return b == h || n == 0 || h.loops && b.loops && n < maxCopies
+	}
+	h.reached = true
+	for again := true; again; {
+		again = false
+		for i := range f.blocks {
+			if b := &f.blocks[i]; b.reached {
+				f.successors(b, func(to *block) {
+					if !to.reached && wanted(to) {
+						to.reached, again = true, true
+					}
+				})
+			}
+		}
+	}
+	kept := f.blocks[:0]
+	for i := range f.blocks {
+		f.at[f.blocks[i].off>>1] = 0
+		if f.blocks[i].reached {
+			kept = append(kept, f.blocks[i])
+		}
+	}
+	f.blocks = kept
+	f.index()
+}
+
+// findLoops sets the depth of blocks: how many loops of the region they are in. A
+// loop has a header, which a block at or behind it jumps back to.
+func (f *former) findLoops() {
+	in := make([]bool, len(f.blocks))
+	for h := range f.blocks {
+		header := &f.blocks[h]
+		clear(in)
+		found := false
+		for i := h; i < len(f.blocks); i++ {
+			f.successors(&f.blocks[i], func(to *block) {
+				if to == header {
+					in[i], found = true, true
+				}
+			})
+		}
+		if !found {
+			continue
+		}
+		in[h] = true
+		for again := true; again; { // all that reach the back edges without the header
+			again = false
+			for i := range f.blocks {
+				if in[i] {
+					continue
+				}
+				f.successors(&f.blocks[i], func(to *block) {
+					if n := f.at[to.off>>1] - 1; int(n) != h && in[n] {
+						in[i] = true
+					}
+				})
+				again = again || in[i]
+			}
+		}
+		for i := range in {
+			if in[i] {
+				f.blocks[i].depth++
+			}
+		}
+	}
+}
+
+// weigh says how often each guest register is used, by a guess of how often each
+// loop goes round.
+func (f *former) weigh() (weight [256]int, written [256]bool) {
+	for i := range f.blocks {
+		b := &f.blocks[i]
+		often := 1 << (3 * min(b.depth, 3))
+		for j := range b.insts {
+			in := &b.insts[j]
+			use := usesOf(in)
+			for _, r := range [...]uint8{use.rs1, use.rs2, use.rd} {
+				weight[r] += often
+			}
+			written[use.rd] = true
+		}
+	}
+	weight[0], weight[Sink] = 0, 0
+	return weight, written
+}
+
+// uses are the integer registers of an instruction, 0 or Sink where it has none.
+type uses struct{ rd, rs1, rs2 uint8 }
+
+// usesOf may name more than an instruction writes, never less: floating-point
+// operations have numbers of either kind of register in Rd and Rs1.
+func usesOf(in *Inst) uses {
+	has := hasOperands[riscv.FormatOf(in.Op)]
+	u := uses{rd: Sink}
+	if has.rd {
+		u.rd = in.Rd
+	}
+	if has.rs1 {
+		u.rs1 = in.Rs1
+	}
+	if has.rs2 {
+		u.rs2 = in.Rs2
+	}
+	return u
+}
+
+var hasOperands = [...]struct{ rd, rs1, rs2 bool }{
+	riscv.FormatNone: {}, riscv.FormatR: {true, true, true}, riscv.FormatR1: {true, true, false},
+	riscv.FormatR4: {true, false, false}, riscv.FormatRM: {true, true, false}, riscv.FormatRM1: {true, true, false},
+	riscv.FormatI: {true, true, false}, riscv.FormatShift: {true, true, false}, riscv.FormatS: {false, true, true},
+	riscv.FormatB: {false, true, true}, riscv.FormatU: {rd: true}, riscv.FormatJ: {rd: true},
+	riscv.FormatCSR: {true, true, false}, riscv.FormatCSRI: {rd: true}, riscv.FormatAMO: {true, true, true},
+	riscv.FormatRs1: {rs1: true}, riscv.FormatRs12: {rs1: true, rs2: true},
+}
