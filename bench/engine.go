@@ -141,15 +141,15 @@ func (o *options) run(ctx context.Context, e engine, who string) (*reading, erro
 	bad := got.scan(bufio.NewReader(out), start, func(row string, d time.Duration) {
 		fmt.Fprintf(os.Stderr, "%s: %s %.3f s\n", who, row, d.Seconds())
 	})
-	if bad != nil {
-		cancel()
+	if bad != nil && !errors.Is(bad, errCut) {
+		cancel() // the guest goes on, for nothing
 	}
 	err = cmd.Wait()
 	switch {
-	case bad != nil && limited.Err() == nil, bad != nil && !errors.Is(bad, errCut):
-		return got, bad
 	case ctx.Err() != nil:
 		return got, ctx.Err()
+	case bad != nil && !errors.Is(bad, errCut):
+		return got, bad
 	case errors.Is(limited.Err(), context.DeadlineExceeded):
 		return got, fmt.Errorf("no end after %v, last line %q: give more with --timeout, or it hangs", o.timeout, got.last)
 	case err != nil:

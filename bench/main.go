@@ -148,8 +148,11 @@ func measure(ctx context.Context, o options, chosen []engine, r *report) error {
 			}
 			who := fmt.Sprintf("round %d/%d %s", round+1, o.rounds, e.name)
 			got, err := o.run(ctx, e, who)
-			if err == nil && want == nil {
-				want = got.sums // native comes first
+			if want == nil { // native comes first
+				if err != nil {
+					return fmt.Errorf("%s: %w", who, err) // nothing to compare with
+				}
+				want = got.sums
 			}
 			if err == nil {
 				err = compare(got, want)
@@ -175,7 +178,7 @@ func measure(ctx context.Context, o options, chosen []engine, r *report) error {
 
 // oracle runs the programs natively for their checksums, if no column does.
 func oracle(ctx context.Context, o options, chosen []engine) (map[string]string, error) {
-	if chosen[0].name == native || len(o.names()) == 0 {
+	if chosen[0].name == native {
 		return nil, nil
 	}
 	got, err := o.run(ctx, engines[0], "checksums")
