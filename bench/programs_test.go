@@ -67,16 +67,18 @@ func TestGzip(t *testing.T) {
 	}
 	for name, text := range texts() {
 		t.Run(name, func(t *testing.T) {
-			packed := run(text)
-			r, err := gzip.NewReader(bytes.NewReader(packed))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, text) {
-				t.Errorf("Go reads %d bytes of %d from our file: %v", len(got), len(text), err)
-			}
-			if got := run(packed, "expand"); !bytes.Equal(got, text) {
-				t.Errorf("we read %d bytes of %d from our file", len(got), len(text))
+			for _, searches := range []string{"0", "32"} { // without matches, and with
+				packed := run(text, searches)
+				r, err := gzip.NewReader(bytes.NewReader(packed))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, text) {
+					t.Errorf("Go reads %d bytes of %d from our file: %v", len(got), len(text), err)
+				}
+				if got := run(packed, "expand"); !bytes.Equal(got, text) {
+					t.Errorf("we read %d bytes of %d from our file", len(got), len(text))
+				}
 			}
 			for _, level := range []int{gzip.NoCompression, gzip.HuffmanOnly, gzip.BestSpeed, gzip.BestCompression} {
 				var b bytes.Buffer
@@ -97,19 +99,25 @@ func texts() map[string][]byte {
 	for i := range noise {
 		noise[i] = byte(r.Uint32())
 	}
-	var words, skewed bytes.Buffer
-	for range 100_000 {
+	var words, skewed, deep bytes.Buffer
+	for range 30_000 {
 		fmt.Fprintf(&words, "word%d ", r.IntN(1+r.IntN(5000)))
 	}
-	for i := range 22 { // frequencies like Fibonacci's: the deepest tree, deeper than 15
-		for range 1 << i / 4 {
-			skewed.WriteByte(byte('a' + i))
-			skewed.WriteByte(byte(r.Uint32()) & 3)
+	// Fibonacci's frequencies, with the end's 1, make a tree of more than 15 levels.
+	for a, b, i := 1, 2, byte(0); i < 20; a, b, i = b, a+b, i+1 {
+		skewed.Write(bytes.Repeat([]byte{i}, a))
+	}
+	// So many codes of each length that the tree of the lengths has more than 7.
+	symbol := byte(0)
+	for i, n := range []int{1, 6, 4, 34, 56, 89, 21, 14, 7} {
+		for range n {
+			deep.Write(bytes.Repeat([]byte{symbol}, 1<<(8-i)))
+			symbol++
 		}
 	}
 	return map[string][]byte{
-		"empty": nil, "byte": []byte("x"), "three": []byte("xyz"), "run": bytes.Repeat([]byte("a"), 1_000_000),
+		"empty": nil, "byte": []byte("x"), "three": []byte("xyz"), "run": bytes.Repeat([]byte("a"), 100_000),
 		"noise": noise, "noise twice": slices.Concat(noise[:32768], noise[:32768], noise[:40000], noise[:40000]),
-		"words": words.Bytes(), "skewed": skewed.Bytes(), "alphabet": bytes.Repeat([]byte("abcdefghijklmnopqrstuvwxyz"), 1000),
+		"words": words.Bytes(), "skewed": skewed.Bytes(), "deep": deep.Bytes(), "alphabet": bytes.Repeat([]byte("abcdefghijklmnopqrstuvwxyz"), 1000),
 	}
 }
