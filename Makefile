@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit e2e chaos tools
+.PHONY: build demo test check unit e2e chaos bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -29,15 +29,19 @@ N ?= 100
 chaos: build ## kill a replica at N random moments of a load
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
 
+bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
+bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
+	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
+
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \
 	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
-tools: ## install what the tests need, as root; otherwise name it
+tools: ## install what the tests (or the benchmark) need, as root; otherwise name it
 	@missing=$$(for p in $(TOOLS); do dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing for the tests:" $$missing; \
+		echo "installing:" $$missing; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
 	else \
-		echo "the tests need these Debian packages:" $$missing; echo "install them: apt-get install" $$missing; exit 1; \
+		echo "these Debian packages are needed:" $$missing; echo "install them: apt-get install" $$missing; exit 1; \
 	fi
