@@ -4,12 +4,15 @@ package hart
 
 import (
 	"tandem/machine/jit"
+	"tandem/machine/jit/native"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
 
 // nativeState is what translated code reads and leaves; it lies behind x.
 type nativeState struct {
+	float native.Float // first
+
 	pc, vpage, ram uint64
 	off, reason    uint32
 
@@ -190,7 +193,9 @@ func (h *Hart) runNative() (blocks int) {
 	place := h.place(data)
 	n.tlb = place
 	before := h.left
+	h.armFloat()
 	h.left = enter(h, code, data)
+	h.takeFlags()
 	h.sys.jit.Stats.Entries++
 	h.sys.jit.Stats.Steps += before - h.left
 	if n.tlb != place {
@@ -273,7 +278,7 @@ func (s *System) heat(cp *codePage, off uint64) heat {
 func (s *System) unit(insts []inst) []jit.Inst {
 	s.block = s.block[:0]
 	for _, in := range insts[:min(int(insts[0].left), jit.MaxUnit+1)] {
-		s.block = append(s.block, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len})
+		s.block = append(s.block, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len, Rs3: in.rs3, RM: in.rm})
 	}
 	return s.block
 }

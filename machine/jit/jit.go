@@ -36,6 +36,7 @@ type Inst struct {
 	Imm          int32
 	Rd, Rs1, Rs2 uint8 // Rd is Sink for x0
 	Len          uint8
+	Rs3, RM      uint8 // of floating point
 }
 
 // Sink is the register that writes to x0 go to.
@@ -60,6 +61,8 @@ type Layout struct {
 	ClockEnd, ClockBase, ClockRate       int32 // steps since the clock began when none are left
 	TimeOK                               int32 // by privilege, a byte: may it read the time?
 	RateShift                            uint8
+
+	Float FloatLayout
 
 	Read, Write, Jumps        int32 // arrays of 16-byte entries: tag, value
 	ReadEntries, WriteEntries int32

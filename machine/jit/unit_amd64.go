@@ -53,6 +53,7 @@ type translator struct {
 	exits  []exit
 	links  []link
 	n      int // instructions in the unit
+	fp     floatUnit
 }
 
 // minUnit is how many instructions pay for a way out to the interpreter.
@@ -70,6 +71,7 @@ func (t *translator) unit(block []Inst) ([]byte, []link) {
 	}
 	t.Reset()
 	t.exits, t.links, t.n = t.exits[:0], t.links[:0], n
+	t.fp.forget()
 	short := t.exit(n, block[0].Off, Interpret, false)
 	t.RI(amd64.SUB, amd64.S64, steps, int32(n))
 	t.Jcc(amd64.B, short)
@@ -89,6 +91,7 @@ func (t *translator) unit(block []Inst) ([]byte, []link) {
 			t.chain(next)
 		}
 	}
+	t.writeStubs()
 	t.writeExits()
 	if t.Finish() != nil {
 		return nil, nil
@@ -242,6 +245,8 @@ func (t *translator) compare(a, b uint8) {
 // inst translates the instruction with index i of the unit.
 func (t *translator) inst(in *Inst, i int) {
 	switch f := riscv.FormatOf(in.Op); {
+	case isFloat(in.Op):
+		t.float(in, i)
 	case loads[in.Op].size != 0:
 		t.load(in, i)
 	case storeSize[in.Op] != 0:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include "go_asm.h"
 #include "textflag.h"
 
 // The place of guest register r in a Context, which begins with them.
@@ -29,4 +30,9 @@ TEXT ·enter(SB), 0, $32-40
 	MOVQ R12, X(14)
 	MOVQ R13, X(15)
 	MOVQ R15, left+32(FP)
+	CMPL (const_FloatAt+Float_WhenDirty)(BX), $2
+	JNE  done
+	STMXCSR (const_FloatAt+Float_Guest)(BX)
+	LDMXCSR (const_FloatAt+Float_Host)(BX)
+done:
 	RET
