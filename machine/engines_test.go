@@ -19,7 +19,7 @@ var endless = event.Clock{Rate: 1 << event.RateShift / 16, Limit: 1 << 60}
 // The loops of testdata/privileged/speed.S on both engines, in millions of steps
 // a second, and which part of them was translated.
 func BenchmarkEngines(b *testing.B) {
-	for _, name := range []string{"integer", "stream", "calls", "chase", "divide", "atomics", "floats", "system", "syscalls"} {
+	for _, name := range []string{"integer", "stream", "calls", "chase", "divide", "atomics", "floats", "kernel", "system", "syscalls"} {
 		p := assemble(b, "speed", "-DPROGRAM="+name)
 		for _, engine := range []string{"interpreter", "jit"} {
 			b.Run(name+"/"+engine, func(b *testing.B) {

@@ -136,9 +136,9 @@ func (c *coder) item() {
 	case n < 93:
 		c.atomic()
 	case n < 95:
-		c.op(riscv.FLW, riscv.FCVT_D_LU)
-	case n < 97:
 		c.csr()
+	case n < 97:
+		c.floats()
 	default:
 		c.special()
 	}
@@ -177,6 +177,9 @@ func (c *coder) loop() {
 		case 2:
 			c.word(encode(riscv.ADDI, 9, 9, 0, 8))
 		default:
+			if c.IntN(3) == 0 {
+				c.floats()
+			}
 			c.op(riscv.ADDI, riscv.SRAW)
 		}
 	}
@@ -202,11 +205,46 @@ func (c *coder) atomic() {
 	c.word(encode(riscv.SC_W+wide, c.rd(), at, c.reg(), 0))
 }
 
+// floats is floating point on few registers, mostly in the dynamic rounding mode.
+func (c *coder) floats() {
+	const rm, few = 7 << 12, 8
+	for range 1 + c.IntN(8) {
+		f := uint32(c.IntN(few))
+		switch op := c.among(riscv.FLW, riscv.FCVT_D_LU); {
+		case op == riscv.FLW, op == riscv.FLD, c.IntN(8) == 0:
+			c.word(encode([]riscv.Op{riscv.FLW, riscv.FLD}[c.IntN(2)], f, c.ptr(), 0, c.offset()))
+		case op == riscv.FSW, op == riscv.FSD, c.IntN(8) == 0:
+			c.word(encode([]riscv.Op{riscv.FSW, riscv.FSD}[c.IntN(2)], 0, c.ptr(), f, c.offset()))
+		default:
+			match, mask := riscv.Encoding(op)
+			w := c.Uint32()&(rm|(few-1)<<15|(few-1)<<20|(few-1)<<27) | f<<7
+			if c.IntN(4) > 0 {
+				w |= rm
+			}
+			if integerResult(op) {
+				w = w&^((few-1)<<7) | c.rd()<<7
+			}
+			c.word(match | w&^mask)
+		}
+	}
+}
+
+func integerResult(op riscv.Op) bool {
+	switch {
+	case op >= riscv.FCVT_W_S && op <= riscv.FCLASS_S, op >= riscv.FEQ_S && op <= riscv.FLE_S,
+		op >= riscv.FEQ_D && op <= riscv.FMV_X_D, op >= riscv.FCVT_W_D && op <= riscv.FCVT_LU_D:
+		return true
+	}
+	return false
+}
+
 // csr reads what counts, and writes what does no harm.
 func (c *coder) csr() {
-	n := []int32{0xc00, 0xc01, 0xc02, 0xb00, 0xb02, 0x105, 0x144, 0x001, 0x003, 0x140, 0x142, 0x143, 0x144}[c.IntN(13)]
+	n := []int32{0xc00, 0xc01, 0xc02, 0xb00, 0xb02, 0x105, 0x144, 0x001, 0x002, 0x003, 0x140, 0x142, 0x143, 0x144}[c.IntN(14)]
 	op, rs1 := riscv.CSRRS, uint32(0)
-	if n < 0xb00 && n != 0x105 {
+	if n == 2 { // mostly a mode that is
+		op, rs1 = riscv.CSRRWI, uint32(c.IntN(3)*c.IntN(4))
+	} else if n < 0xb00 && n != 0x105 {
 		op, rs1 = c.among(riscv.CSRRW, riscv.CSRRCI), c.reg()
 	}
 	c.word(encode(op, c.rd(), rs1, 0, n))
@@ -233,8 +271,8 @@ func (c *coder) special() {
 		c.word(encode(riscv.SFENCE_VMA, 0, 0, 0, 0))
 	case 3:
 		c.word(0x0100000f) // pause
-	case 4: // sstatus.SUM and MXR
-		c.word(encode(riscv.LUI, 5, 0, 0, int32(1+c.IntN(3))<<18))
+	case 4: // sstatus.SUM and MXR, or FS
+		c.word(encode(riscv.LUI, 5, 0, 0, int32(1+c.IntN(3))<<[]int{13, 18}[c.IntN(2)]))
 		c.word(encode(c.among(riscv.CSRRS, riscv.CSRRC), c.rd(), 5, 0, 0x100))
 	case 5:
 		c.word(encode(riscv.ECALL, 0, 0, 0, 0))

@@ -134,6 +134,7 @@ func TestPrivileged(t *testing.T) {
 		{"traps", []int{0}},
 		{"interrupts", []int{0}},
 		{"supervisor", []int{0}},
+		{"floats", []int{0}},
 	} {
 		for _, levels := range c.levels {
 			t.Run(fmt.Sprintf("%s/%d", c.name, levels), func(t *testing.T) {

@@ -4,12 +4,15 @@ package hart
 
 import (
 	"tandem/machine/jit"
+	"tandem/machine/jit/native"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
 
 // nativeState is what translated code reads and leaves; it lies behind x.
 type nativeState struct {
+	float native.Float // first
+
 	pc, vpage, ram uint64
 	off, reason    uint32
 
@@ -22,6 +25,7 @@ type nativeState struct {
 	target, address uint64
 	site            uint32
 	save            [jit.Saved]uint64
+	wasOn           uint32 // floating point, at a miss
 
 	near [jit.NumTLBs]*context // what tlbs stands for
 	satp uint64                // of near
@@ -218,7 +222,9 @@ func (h *Hart) runFrom(code uintptr, data *context) {
 	for {
 		place := h.place(data)
 		n.tlb, n.reason, n.target = place, uint32(jit.AtOffset), uint64(code)
+		h.armFloat()
 		h.left = enter(h, way, data)
+		h.takeFlags()
 		cache.Stats.Entries++
 		if n.tlb != place {
 			h.followTLB()
@@ -228,10 +234,14 @@ func (h *Hart) runFrom(code uintptr, data *context) {
 			break
 		}
 		cache.Stats.Misses++
-		size, stores, resume, quit := cache.Missed(n.site)
-		code, way = quit, cache.Resume()
-		if data == h.ctx && h.refill(n.address, size, stores) {
-			code = resume
+		m := cache.Missed(n.site)
+		code, way = m.Quit, cache.Resume(false)
+		if data == h.ctx && h.refill(n.address, m.Size, m.Stores) {
+			n.wasOn = 0
+			if n.float.WhenDirty == uint32(jit.FloatOn) {
+				n.wasOn = 1
+			}
+			code, way = m.Resume, cache.Resume(m.Float)
 		}
 	}
 	cache.Stats.Steps += before - h.left
@@ -332,7 +342,7 @@ func (cp *codePage) Decoded(to []jit.Inst, off uint16) []jit.Inst {
 	insts := cp.insts[entry-1:]
 	for i := range insts[:insts[0].left] {
 		in := &insts[i]
-		to = append(to, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len})
+		to = append(to, jit.Inst{Op: in.op, Off: in.off, Imm: in.imm, Rd: in.rd, Rs1: in.rs1, Rs2: in.rs2, Len: in.len, Rs3: in.rs3, RM: in.rm})
 	}
 	return to
 }

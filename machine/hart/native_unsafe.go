@@ -21,6 +21,7 @@ var layout = func() jit.Layout {
 	return jit.Layout{
 		PC: state + int32(unsafe.Offsetof(n.pc)), VPage: state + int32(unsafe.Offsetof(n.vpage)),
 		RAM: state + int32(unsafe.Offsetof(n.ram)), Off: state + int32(unsafe.Offsetof(n.off)),
+		Float:     floatLayout,
 		Reason:    state + int32(unsafe.Offsetof(n.reason)),
 		ResvValid: int32(unsafe.Offsetof(h.resvValid) - base), ResvAddr: int32(unsafe.Offsetof(h.resvAddr) - base),
 		Priv: int32(unsafe.Offsetof(h.priv) - base), MStatus: int32(unsafe.Offsetof(h.mstatus) - base),

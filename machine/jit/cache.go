@@ -36,6 +36,16 @@ type site struct {
 	resume, quit uint32
 	size         uint8
 	store        bool
+	float        bool // floating-point state is in the host's registers
+}
+
+// Missed describes the access of a site: its size in bytes, whether it stores, and
+// the addresses to resume at if the TLB has the page now and to quit at if the
+// interpreter must execute it. Float says which way to Resume.
+type Missed struct {
+	Size          uint64
+	Stores, Float bool
+	Resume, Quit  uintptr
 }
 
 // thunks are the pieces that all translations share, as offsets in the Cache.
@@ -44,6 +54,8 @@ type thunks struct {
 	leave  int // stores them and returns
 	miss   int // puts all registers by and returns
 	resume int // loads those again and goes to Target
+
+	missFloat, resumeFloat int // the same with floating-point registers
 }
 
 // entry is a place where a region can be entered.
@@ -95,10 +107,16 @@ func (c *Cache) Reset() {
 	c.Stats.Resets++
 }
 
-// Enter is the address to run to go to a translation, and Resume the one to go on
-// after a miss; Target says where to.
-func (c *Cache) Enter() uintptr  { return c.base + uintptr(c.thunks.enter) }
-func (c *Cache) Resume() uintptr { return c.base + uintptr(c.thunks.resume) }
+// Enter is the address to run to go to a translation; Target says where to.
+func (c *Cache) Enter() uintptr { return c.base + uintptr(c.thunks.enter) }
+
+// Resume is the address to run to go on after a miss.
+func (c *Cache) Resume(float bool) uintptr {
+	if float {
+		return c.base + uintptr(c.thunks.resumeFloat)
+	}
+	return c.base + uintptr(c.thunks.resume)
+}
 
 // Entry returns the address of the translation at an offset of the page, or 0.
 func (c *Cache) Entry(p *Page, off uint64) uintptr {
@@ -112,12 +130,10 @@ func (c *Cache) Entry(p *Page, off uint64) uintptr {
 // region that begins elsewhere or as its first.
 func (p *Page) Copied(off uint64) bool { return p.copies[off>>1&2047] != 0 }
 
-// Missed describes the access of a site that missed: its size in bytes and
-// whether it stores, and the addresses to go on at if the TLB has the page now
-// and if the interpreter must execute it.
-func (c *Cache) Missed(n uint32) (size uint64, store bool, resume, quit uintptr) {
+// Missed describes the access of a site that missed.
+func (c *Cache) Missed(n uint32) Missed {
 	s := c.sites[n]
-	return uint64(s.size), s.store, c.base + uintptr(s.resume), c.base + uintptr(s.quit)
+	return Missed{uint64(s.size), s.store, s.float, c.base + uintptr(s.resume), c.base + uintptr(s.quit)}
 }
 
 // Translate makes the region of a head, and reports whether there is one: not

@@ -112,6 +112,9 @@ var known = func() (k [riscv.NumOps]bool) {
 	for _, op := range others {
 		k[op] = true
 	}
+	for op := riscv.FLW; isFloat(op); op++ {
+		k[op] = true
+	}
 	return k
 }()
 

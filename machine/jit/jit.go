@@ -45,6 +45,7 @@ type Inst struct {
 	Imm          int32
 	Rd, Rs1, Rs2 uint8 // Rd is Sink for x0
 	Len          uint8
+	Rs3, RM      uint8 // of floating point
 }
 
 // Sink is the register that writes to x0 go to.
@@ -67,6 +68,8 @@ type Layout struct {
 	TimeOK                               int32 // by privilege, a byte: may it read the time?
 	RateShift                            uint8
 
+	Float FloatLayout
+
 	// For and of a miss: the Target of Enter and Resume, the address that
 	// missed and its site, and room for Saved registers.
 	Target, Address, Site, Save int32
@@ -79,7 +82,7 @@ type Layout struct {
 }
 
 // Saved is how many host registers are put by during a miss.
-const Saved = 16
+const Saved = 24
 
 // Places in TLBs: the address spaces of one satp.
 const (

@@ -13,6 +13,7 @@ type slowAccess struct {
 	rs1        uint8
 	size       int32
 	store      bool
+	float      bool
 }
 
 // lookup leaves in tmp the host's address of the access at rs1+imm, or leaves the
@@ -27,7 +28,7 @@ func (t *translator) lookup(in *Inst, i int, size int32, store bool) {
 			t.RI(amd64.ADD, amd64.S64, tmp, in.Imm)
 		}
 	}
-	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, in.Rs1, size, store}
+	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, in.Rs1, size, store, t.fp.live()}
 	t.pageOf(size)
 	pair := t.pair(&a)
 	t.RM(amd64.CMP, amd64.S64, tmp3, pair)
@@ -85,14 +86,18 @@ func (t *translator) writeSlow() {
 
 		t.Bind(miss)
 		t.StoreImm(amd64.S32, t.word(l.Site), int32(t.firstSite)+int32(len(t.sites)))
-		t.jumpShared(func(s *thunks) int { return s.miss })
-		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store}
+		if a.float {
+			t.jumpShared(func(s *thunks) int { return s.missFloat })
+		} else {
+			t.jumpShared(func(s *thunks) int { return s.miss })
+		}
+		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store, float: a.float}
 		t.pageOf(a.size)
 		t.Jmp(a.slow)
 		s.quit = uint32(len(t.Code))
 		t.RI(amd64.ADD, amd64.S64, steps, a.give)
 		t.StoreImm(amd64.S32, t.word(l.Off), int32(a.off))
-		t.Jmp(t.interpret)
+		t.Jmp(t.leaveOff)
 		t.sites = append(t.sites, s)
 	}
 }
@@ -149,6 +154,10 @@ func (c *Cache) writeThunks() {
 		t.Store(amd64.S64, x(f.guest), f.host)
 	}
 	t.Ret()
+	c.thunks.missFloat = len(t.Code)
+	for x := firstKept; x < 16; x++ {
+		t.StoreX(amd64.S64, save(len(held)+x-firstKept), amd64.Xmm(x))
+	}
 	c.thunks.miss = len(t.Code)
 	for i, r := range held {
 		t.Store(amd64.S64, save(i), r)
@@ -156,6 +165,15 @@ func (c *Cache) writeThunks() {
 	t.Store(amd64.S64, t.word(l.Address), tmp)
 	t.StoreImm(amd64.S32, t.word(l.Reason), int32(Miss))
 	t.Ret()
+	c.thunks.resumeFloat = len(t.Code)
+	for x := firstKept; x < 16; x++ {
+		t.LoadX(amd64.S64, amd64.Xmm(x), save(len(held)+x-firstKept))
+	}
+	off := t.NewLabel()
+	t.MI(amd64.CMP, amd64.S32, t.word(l.Float.WasOn), 0)
+	t.JccShort(amd64.E, off)
+	t.computeAsGuest()
+	t.Bind(off)
 	c.thunks.resume = len(t.Code)
 	for i, r := range held {
 		t.Load(amd64.S64, r, save(i))

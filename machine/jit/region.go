@@ -279,13 +279,13 @@ type uses struct{ rd, rs1, rs2 uint8 }
 func usesOf(in *Inst) uses {
 	has := hasOperands[riscv.FormatOf(in.Op)]
 	u := uses{rd: Sink}
-	if has.rd {
+	if has.rd && in.Op != riscv.FLW && in.Op != riscv.FLD {
 		u.rd = in.Rd
 	}
 	if has.rs1 {
 		u.rs1 = in.Rs1
 	}
-	if has.rs2 {
+	if has.rs2 && in.Op != riscv.FSW && in.Op != riscv.FSD {
 		u.rs2 = in.Rs2
 	}
 	return u

@@ -57,10 +57,11 @@ type translator struct {
 	home  [256]amd64.Reg // of guest registers, none for memory
 	moved []move         // where home differs from borderHomes
 
-	n         int // instructions of the block at hand
-	exits     []exit
-	slow      []slowAccess
-	interpret amd64.Label // leaves to the interpreter, at an Off already stored
+	n        int // instructions of the block at hand
+	exits    []exit
+	slow     []slowAccess
+	fp       floatUnit
+	leaveOff amd64.Label // leaves to the interpreter, at an Off already stored
 
 	// What the Cache needs to place the code.
 	entries   []entry
@@ -102,7 +103,8 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 	t.exits, t.slow, t.entries, t.links = t.exits[:0], t.slow[:0], t.entries[:0], t.links[:0]
 	t.shared, t.sites, t.firstSite = t.shared[:0], t.sites[:0], firstSite
 	t.assignHomes()
-	t.interpret = t.NewLabel()
+	t.leaveOff = t.NewLabel()
+	t.fp.stubs = t.fp.stubs[:0]
 	blocks := t.former.blocks
 	for i := range blocks {
 		blocks[i].label = int(t.NewLabel())
@@ -113,9 +115,10 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 			t.goTo(b.end())
 		}
 	}
+	t.writeStubs()
 	t.writeSlow()
 	t.writeExits()
-	t.Bind(t.interpret)
+	t.Bind(t.leaveOff)
 	t.leaveRegion()
 	t.StoreImm(amd64.S32, t.word(t.layout.Reason), int32(Interpret))
 	t.jumpShared(func(s *thunks) int { return s.leave })
@@ -205,6 +208,7 @@ func (t *translator) writeEntries(head uint16) {
 // block translates one block, up to where it runs on.
 func (t *translator) block(b *block) {
 	t.n = len(b.insts)
+	t.fp.forget()
 	t.Bind(amd64.Label(b.label))
 	t.RI(amd64.SUB, amd64.S64, steps, int32(t.n))
 	t.Jcc(amd64.B, t.way(toShort, t.n, int32(b.off)))
@@ -213,7 +217,7 @@ func (t *translator) block(b *block) {
 	}
 	if b.stop {
 		t.StoreImm(amd64.S32, t.word(t.layout.Off), int32(b.end()))
-		t.Jmp(t.interpret)
+		t.Jmp(t.leaveOff)
 	}
 }
 
@@ -244,7 +248,7 @@ func (t *translator) writeExits() {
 		switch e.kind {
 		case toInterpreter:
 			t.StoreImm(amd64.S32, t.word(t.layout.Off), e.to)
-			t.Jmp(t.interpret)
+			t.Jmp(t.leaveOff)
 		case toShort:
 			t.leaveRegion()
 			t.leave(e.to, Short)
@@ -413,6 +417,8 @@ func (t *translator) inst(in *Inst, i int) {
 		t.load(in, i)
 	case storeSize[in.Op] != 0:
 		t.store(in, i)
+	case isFloat(in.Op):
+		t.float(in, i)
 	case isAtomic(in.Op):
 		t.atomic(in, i)
 	case f == riscv.FormatB:

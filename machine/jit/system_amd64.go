@@ -185,6 +185,7 @@ func (t *translator) changeFS(out amd64.Label) {
 	t.JccShort(amd64.NE, clean)
 	t.BitI(amd64.BTS, amd64.S64, tmp2, 63)
 	t.Bind(clean)
+	t.changedFS(tmp3)
 	t.Mov(amd64.S64, tmp3, tmp2)
 	t.RR(amd64.XOR, amd64.S64, tmp3, tmp)
 	t.Bind(same)

@@ -218,18 +218,17 @@ func (g *generator) flags(code []uint32) []uint32 {
 // nearFloat makes operands that cancel and round in rare ways: results of one
 // operation are operands of the next.
 func (g *generator) nearFloat(code []uint32) []uint32 {
+	dyn := uint32(g.IntN(2) * 7 << 12) // all in the same mode, in half of the cases
 	for range length {
 		op := []riscv.Op{riscv.FADD_D, riscv.FSUB_D, riscv.FMUL_D, riscv.FDIV_D, riscv.FSQRT_D, riscv.FMADD_D,
-			riscv.FMSUB_D, riscv.FNMSUB_D, riscv.FNMADD_D, riscv.FCVT_S_D, riscv.FCVT_D_S, riscv.FADD_S, riscv.FMADD_S, riscv.FSUB_S}[g.IntN(14)]
+			riscv.FMSUB_D, riscv.FNMSUB_D, riscv.FNMADD_D, riscv.FCVT_S_D, riscv.FCVT_D_S, riscv.FADD_S, riscv.FMADD_S, riscv.FSUB_S,
+			riscv.FSGNJ_D, riscv.FSGNJN_S, riscv.FSGNJX_D, riscv.FMV_D_X, riscv.FMV_W_X, riscv.FMIN_D, riscv.FMAX_S}[g.IntN(21)]
+		_, mask := riscv.Encoding(op)
 		for {
 			w := g.word(op)
 			d := riscv.Decode(w)
-			if d.Rd < 6 && d.Rs1 < 6 && d.Rs2 < 6 && d.Rs3 < 8 {
-				code = append(code, w)
-				break
-			}
-			if _, mask := riscv.Encoding(op); mask>>20&31 == 31 && d.Rd < 6 && d.Rs1 < 6 {
-				code = append(code, w)
+			if d.Rd < 6 && d.Rs1 < 6 && (d.Rs2 < 6 || mask>>20&31 == 31) && (d.Rs3 < 8 || riscv.FormatOf(op) != riscv.FormatR4) {
+				code = append(code, w|dyn&^mask)
 				break
 			}
 		}

@@ -9,6 +9,7 @@ func (s *sweep) vectors() {
 	}{
 		{ADDSS, "addss", "dword"}, {ADDSD, "addsd", "qword"}, {SUBSS, "subss", "dword"}, {SUBSD, "subsd", "qword"},
 		{MULSS, "mulss", "dword"}, {MULSD, "mulsd", "qword"}, {DIVSS, "divss", "dword"}, {DIVSD, "divsd", "qword"},
+		{MINSS, "minss", "dword"}, {MINSD, "minsd", "qword"}, {MAXSS, "maxss", "dword"}, {MAXSD, "maxsd", "qword"},
 		{SQRTSS, "sqrtss", "dword"}, {SQRTSD, "sqrtsd", "qword"}, {CVTSS2SD, "cvtss2sd", "dword"}, {CVTSD2SS, "cvtsd2ss", "qword"},
 		{ANDPS, "andps", "xmmword"}, {ANDNPS, "andnps", "xmmword"}, {ORPS, "orps", "xmmword"}, {XORPS, "xorps", "xmmword"},
 		{PAND, "pand", "xmmword"}, {PANDN, "pandn", "xmmword"}, {POR, "por", "xmmword"}, {PXOR, "pxor", "xmmword"},

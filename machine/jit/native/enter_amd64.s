@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include "go_asm.h"
 #include "textflag.h"
 
 // func enter(code uintptr, ctx unsafe.Pointer, tlb unsafe.Pointer, steps uint64) (left uint64)
@@ -12,4 +13,9 @@ TEXT ·enter(SB), 0, $8-40
 	MOVQ steps+24(FP), R15
 	CALL AX
 	MOVQ R15, left+32(FP)
+	CMPL (const_FloatAt+Float_WhenDirty)(BX), $2
+	JNE  done
+	STMXCSR (const_FloatAt+Float_Guest)(BX)
+	LDMXCSR (const_FloatAt+Float_Host)(BX)
+done:
 	RET

@@ -14,7 +14,10 @@
 //	R15        steps left
 //	R14        base of the TLB arrays of the address space
 //	RSI RDI R8 R9 R10 R11 R12 R13   guest registers, in the order of Fixed
-//	RAX RCX RDX                     scratch
+//	RAX RCX RDX                     scratch, and so are all XMM registers
+//
+// Translated code may leave the guest's MXCSR behind; Enter restores Go's before
+// anything else can run. Signal handlers have one of their own.
 //
 // On arm64:
 //
@@ -33,3 +36,14 @@
 // or patches a jump calls Flush for these bytes, by their address in the
 // executable view, before the next Enter. On amd64 Flush does nothing.
 package native
+
+// Float is the floating-point state of translated code.
+type Float struct {
+	Mode, WhenDirty uint32 // jit.FloatMode; MXCSR is the guest's where WhenDirty is on, 2
+	// Guest is MXCSR as translated code begins with it, and after Enter, if
+	// it was on, as it left it; Host is Go's in the meantime.
+	Guest, Host uint32
+}
+
+// FloatAt is where a Context has its Float: behind 256 registers.
+const FloatAt = 256 * 8

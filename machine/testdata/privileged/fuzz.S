@@ -172,6 +172,18 @@ anew:
 	csrc	mstatus, t0
 	li	t0, 1<<13|0x80
 	csrs	mstatus, t0
+	BITS	t4, t6, 24, 5, 3		/* f registers, frm and FS */
+	la	t5, floats
+	add	t5, t5, t4
+	.irp	n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+	fld	f\n, 8*\n(t5)
+	.endr
+	BITS	t4, t6, 29, 2, 5
+	csrw	fcsr, t4
+	li	t4, 3<<13
+	csrc	mstatus, t4
+	BITS	t4, t6, 31, 2, 13
+	csrs	mstatus, t4
 	BITS	t0, t6, 1, 1, 18		/* SUM, MXR: in one of four */
 	BITS	t1, t6, 2, 1, 19
 	or	t0, t0, t1
@@ -293,6 +305,14 @@ user:	li	s6, AREA+USER+CODE
 	.globl	seed, code
 seed:	.dword	1
 edges:	.dword	0, 1, -1, 1<<63, (1<<63)-1, 1<<31, (1<<31)-1, -1<<31, 1<<32, (1<<32)-1, 31, 63, 64, -2, 0x8000, 0x0123456789abcdef
+floats:	.rept	2				/* doubles, boxed singles, and what is both or neither */
+	.dword	0, 1<<63, 0x3ff0000000000000, 0xbff8000000000000, 0x7ff0000000000000, 0xfff0000000000000
+	.dword	0x7ff8000000000000, 0x7ff0000000000001, 0xfff8000000000123, 1, 0x800fffffffffffff, 0x0010000000000000
+	.dword	0x7fefffffffffffff, 0x3fb999999999999a, 0x41dfffffffe00000, 0xc3e0000000000000, 0x43f0000000000000, 0x3fe0000000000000
+	.dword	0x380fffffffffffff, 0x47efffffefffffff, 0x400921fb54442d18, 0xffffffff00000000, 0xffffffff80000000, 0xffffffff3f800000
+	.dword	0xffffffffbfc00000, 0xffffffff7f800000, 0xffffffff7f800001, 0xffffffff7fc00000, 0xffffffff00000001, 0xffffffff3dcccccd
+	.dword	0xffffffff4f000000, 0xfffffffe3f800000
+	.endr
 flags:	.byte	RWXAD, RWXAD, RWXAD|U, RWXAD|U, RWXAD, RWXAD|U, V|R|X|A, V|R|X|A|U
 	.byte	V|R|W|X, V|R|W|X|U, V|R|W|A, V|X|A, V|X|A|U, 0, V|R|U, V|R|W|X|A
 	.section .text

@@ -126,6 +126,27 @@ floats:					/* y += a x over 8 KiB */
 	bne	a0, a1, 2b
 	j	1b
 
+kernel:					/* sums, products and a quotient in registers, which converge */
+	li	t0, 3
+	fcvt.d.l fa0, t0
+	fcvt.d.l fs0, t0
+	fmv.d	fa1, fa0
+	fmv.d	fa2, fa0
+1:	fmul.d	fa3, fa0, fa0
+	fmul.d	fa4, fa1, fa1
+	fadd.d	fa5, fa3, fa4
+	fmadd.d	fa5, fa2, fa2, fa5
+	fdiv.d	ft0, fs0, fa5
+	fmul.d	ft1, ft0, fa0
+	fmul.d	ft2, ft0, fa1
+	fsub.d	ft1, ft1, ft0
+	fmadd.d	fa0, ft1, ft0, fs0
+	fmadd.d	fa1, ft2, ft0, fs0
+	fneg.d	ft3, fa0
+	fadd.d	fa2, ft3, fa1
+	addi	t0, t0, 1
+	bnez	t0, 1b
+
 system:					/* a trap, CSRs and a return */
 	la	t0, 3f
 	csrw	mtvec, t0
