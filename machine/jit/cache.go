@@ -190,7 +190,8 @@ func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
 		return
 	}
 	*e = uint32(at) + 1
-	for _, place := range p.links[off] {
+	waiting := p.links[off]
+	for _, place := range waiting {
 		c.patch(place, at)
 	}
 	delete(p.links, off)
