@@ -216,84 +216,84 @@ blocks:
 				continue blocks
 			case riscv.LB:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^mem.PageMask {
+				if e := &read[readIndex(va)]; e.tag == va&^mem.PageMask {
 					x[in.rd] = uint64(int64(int8(ram.Load8(e.add + va))))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LH:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^1) {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^1) {
 					x[in.rd] = uint64(int64(int16(ram.Load16(e.add + va))))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LW:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^3) {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^3) {
 					x[in.rd] = uint64(int64(int32(ram.Load32(e.add + va))))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LD:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^7) {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^7) {
 					x[in.rd] = ram.Load64(e.add + va)
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LBU:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^mem.PageMask {
+				if e := &read[readIndex(va)]; e.tag == va&^mem.PageMask {
 					x[in.rd] = uint64(ram.Load8(e.add + va))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LHU:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^1) {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^1) {
 					x[in.rd] = uint64(ram.Load16(e.add + va))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.LWU:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^3) {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^3) {
 					x[in.rd] = uint64(ram.Load32(e.add + va))
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.SB:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^mem.PageMask {
+				if e := &write[writeIndex(va)]; e.tag == va&^mem.PageMask {
 					ram.Store8(e.add+va, uint8(x[in.rs2]))
 				} else if !h.slowStore(in, va, x[in.rs2], vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.SH:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^(mem.PageMask&^1) {
+				if e := &write[writeIndex(va)]; e.tag == va&^(mem.PageMask&^1) {
 					ram.Store16(e.add+va, uint16(x[in.rs2]))
 				} else if !h.slowStore(in, va, x[in.rs2], vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.SW:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^(mem.PageMask&^3) {
+				if e := &write[writeIndex(va)]; e.tag == va&^(mem.PageMask&^3) {
 					ram.Store32(e.add+va, uint32(x[in.rs2]))
 				} else if !h.slowStore(in, va, x[in.rs2], vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.SD:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^(mem.PageMask&^7) {
+				if e := &write[writeIndex(va)]; e.tag == va&^(mem.PageMask&^7) {
 					ram.Store64(e.add+va, x[in.rs2])
 				} else if !h.slowStore(in, va, x[in.rs2], vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.FLD:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^7) && h.mstatus&riscv.StatusFS != 0 {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^7) && h.mstatus&riscv.StatusFS != 0 {
 					h.f[in.rd&31] = ram.Load64(e.add + va)
 					h.dirtyFS()
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
@@ -301,7 +301,7 @@ blocks:
 				}
 			case riscv.FLW:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &read[va>>12%readEntries]; e.tag == va&^(mem.PageMask&^3) && h.mstatus&riscv.StatusFS != 0 {
+				if e := &read[readIndex(va)]; e.tag == va&^(mem.PageMask&^3) && h.mstatus&riscv.StatusFS != 0 {
 					h.f[in.rd&31] = boxed(ram.Load32(e.add + va))
 					h.dirtyFS()
 				} else if !h.slowLoad(in, va, vpage, left-uint64(i)) {
@@ -309,14 +309,14 @@ blocks:
 				}
 			case riscv.FSD:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^(mem.PageMask&^7) && h.mstatus&riscv.StatusFS != 0 {
+				if e := &write[writeIndex(va)]; e.tag == va&^(mem.PageMask&^7) && h.mstatus&riscv.StatusFS != 0 {
 					ram.Store64(e.add+va, h.f[in.rs2&31])
 				} else if !h.slowStore(in, va, h.f[in.rs2&31], vpage, left-uint64(i)) {
 					return
 				}
 			case riscv.FSW:
 				va := x[in.rs1] + uint64(int64(in.imm))
-				if e := &write[va>>12%writeEntries]; e.tag == va&^(mem.PageMask&^3) && h.mstatus&riscv.StatusFS != 0 {
+				if e := &write[writeIndex(va)]; e.tag == va&^(mem.PageMask&^3) && h.mstatus&riscv.StatusFS != 0 {
 					ram.Store32(e.add+va, uint32(h.f[in.rs2&31]))
 				} else if !h.slowStore(in, va, h.f[in.rs2&31], vpage, left-uint64(i)) {
 					return

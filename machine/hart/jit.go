@@ -261,9 +261,9 @@ func (h *Hart) refill(va, size uint64, stores bool) bool {
 		return false
 	}
 	if stores {
-		return h.ctx.write[vpage>>12%writeEntries].tag == vpage
+		return h.ctx.write[writeIndex(vpage)].tag == vpage
 	}
-	return h.ctx.read[vpage>>12%readEntries].tag == vpage
+	return h.ctx.read[readIndex(vpage)].tag == vpage
 }
 
 // dataContext is the TLB of loads and stores.

@@ -38,7 +38,7 @@ type context struct {
 	jumping bool // jumps has entries
 
 	// The page that each base register was last used for, by translated code.
-	readPairs, writePairs [32]pair
+	readPairs, writePairs [jit.Pairs]pair
 	paired                bool // there are any
 }
 
@@ -48,6 +48,11 @@ const (
 	writeEntries = 4096
 	execEntries  = 256
 )
+
+// readIndex and writeIndex are the places of an address; arrays that lie a power
+// of two apart, as large ones do, must not have the same.
+func readIndex(va uint64) uint64  { return (va>>12 ^ va>>26) % readEntries }
+func writeIndex(va uint64) uint64 { return (va>>12 ^ va>>26) % writeEntries }
 
 type contextKey struct {
 	satp uint64
@@ -102,10 +107,10 @@ func (c *context) clearWrites() {
 
 // drop forgets the translation of one virtual page.
 func (c *context) drop(vpage uint64) {
-	if e := &c.read[vpage>>12%readEntries]; e.tag == vpage {
+	if e := &c.read[readIndex(vpage)]; e.tag == vpage {
 		e.tag = noTag
 	}
-	if e := &c.write[vpage>>12%writeEntries]; e.tag == vpage {
+	if e := &c.write[writeIndex(vpage)]; e.tag == vpage {
 		e.tag = noTag
 	}
 	if e := &c.exec[vpage>>12%execEntries]; e.tag == vpage {
@@ -443,12 +448,12 @@ func (h *Hart) fill(va, pa uint64, acc access, priv riscv.Privilege, path *walkP
 	}
 	switch acc {
 	case load:
-		h.ctx.read[vpage>>12%readEntries] = tlbEntry{vpage, off - vpage}
+		h.ctx.read[readIndex(vpage)] = tlbEntry{vpage, off - vpage}
 	case fetch:
 		h.ctx.exec[vpage>>12%execEntries] = execEntry{vpage, s.codePage(p)}
 	case store:
 		if s.RAM.Note(p) == 0 {
-			h.ctx.write[vpage>>12%writeEntries] = tlbEntry{vpage, off - vpage}
+			h.ctx.write[writeIndex(vpage)] = tlbEntry{vpage, off - vpage}
 			s.noteFill(p, vpage)
 		}
 	}

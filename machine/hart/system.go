@@ -197,7 +197,7 @@ func (h *Hart) atomic(in *inst) bool {
 // atomicOffset is the RAM offset of an aligned atomic.
 func (h *Hart) atomicOffset(va, size uint64, acc access) (off uint64, ok bool) {
 	if acc == store && h.mstatus&riscv.StatusMPRV == 0 {
-		if e := &h.ctx.write[va>>12%writeEntries]; e.tag == va&^mem.PageMask {
+		if e := &h.ctx.write[writeIndex(va)]; e.tag == va&^mem.PageMask {
 			return e.add + va, true
 		}
 	}

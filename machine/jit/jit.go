@@ -76,10 +76,13 @@ type Layout struct {
 
 	// In a TLB: arrays of 16-byte entries, of tag and value.
 	Read, Write, Jumps        int32
-	ReadPairs, WritePairs     int32 // by base register: the page it was used for last, and host address minus guest's
+	ReadPairs, WritePairs     int32 // by base register, twice: the page it was used for last, and host address minus guest's
 	Paired                    int32 // a bool: there are pairs
 	ReadEntries, WriteEntries int32
 }
+
+// Pairs is the size of an array of pairs.
+const Pairs = 64
 
 // Saved is how many host registers are put by during a miss.
 const Saved = 24

@@ -10,7 +10,7 @@ type slowAccess struct {
 	slow, back amd64.Label
 	give       int32
 	off        uint16
-	rs1        uint8
+	pair       int32 // its place among Pairs
 	size       int32
 	store      bool
 	float      bool
@@ -28,7 +28,7 @@ func (t *translator) lookup(in *Inst, i int, size int32, store bool) {
 			t.RI(amd64.ADD, amd64.S64, tmp, in.Imm)
 		}
 	}
-	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, in.Rs1, size, store, t.fp.live()}
+	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, t.pairOf(in.Rs1), size, store, t.fp.live()}
 	t.pageOf(size)
 	pair := t.pair(&a)
 	t.RM(amd64.CMP, amd64.S64, tmp3, pair)
@@ -55,8 +55,12 @@ func (t *translator) pair(a *slowAccess) amd64.Mem {
 	if a.store {
 		at = t.layout.WritePairs
 	}
-	return amd64.At(tlb, at+int32(a.rs1)*16)
+	return amd64.At(tlb, at+a.pair*16)
 }
+
+// pairOf is the pair of a base register: of its even values in a block or its odd
+// ones, since loops often point one register here and there by turns.
+func (t *translator) pairOf(r uint8) int32 { return int32(r) + 32*int32(t.version[r]&1) }
 
 // writeSlow looks into the TLB for what the pairs did not have.
 func (t *translator) writeSlow() {
@@ -69,8 +73,10 @@ func (t *translator) writeSlow() {
 		}
 		miss, pair := t.NewLabel(), t.pair(a)
 		t.Bind(a.slow)
-		t.Mov(amd64.S32, tmp2, tmp)
-		t.ShiftI(amd64.SHR, amd64.S32, tmp2, pageShift-4)
+		t.Mov(amd64.S64, tmp2, tmp) // (va>>12 ^ va>>26) * 16
+		t.ShiftI(amd64.SHR, amd64.S64, tmp2, 14)
+		t.RR(amd64.XOR, amd64.S64, tmp2, tmp)
+		t.ShiftI(amd64.SHR, amd64.S64, tmp2, pageShift-4)
 		t.RI(amd64.AND, amd64.S32, tmp2, (entries-1)<<4)
 		entry := amd64.Mem{Base: tlb, Index: tmp2, Scale: 1, Disp: array}
 		t.RM(amd64.CMP, amd64.S64, tmp3, entry)

@@ -61,6 +61,7 @@ type translator struct {
 	exits    []exit
 	slow     []slowAccess
 	fp       floatUnit
+	version  [256]uint8  // how often each guest register was written in the block
 	leaveOff amd64.Label // leaves to the interpreter, at an Off already stored
 
 	// What the Cache needs to place the code.
@@ -209,11 +210,13 @@ func (t *translator) writeEntries(head uint16) {
 func (t *translator) block(b *block) {
 	t.n = len(b.insts)
 	t.fp.forget()
+	clear(t.version[:])
 	t.Bind(amd64.Label(b.label))
 	t.RI(amd64.SUB, amd64.S64, steps, int32(t.n))
 	t.Jcc(amd64.B, t.way(toShort, t.n, int32(b.off)))
 	for i := range b.insts {
 		t.inst(&b.insts[i], i)
+		t.version[usesOf(&b.insts[i]).rd]++
 	}
 	if b.stop {
 		t.StoreImm(amd64.S32, t.word(t.layout.Off), int32(b.end()))
