@@ -74,7 +74,7 @@ func (s *System) dropCodePage(p mem.PFN) {
 		cp.live = false
 		s.code.pages[p] = nil
 		if cp.native != nil {
-			s.dropAllJumps()
+			s.dropJumpsTo(cp)
 		}
 		for _, h := range s.Harts {
 			h.resample = true

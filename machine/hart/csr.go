@@ -264,8 +264,10 @@ func (h *Hart) writeCSR(n riscv.CSR, v uint64) bool {
 		h.stvec = v &^ 2
 	case riscv.CSRSCounterEn:
 		h.scounteren = v & 7
+		h.resample = true
 	case riscv.CSRSEnvCfg:
 		h.senvcfg = warlEnv(v, senvcfgMask)
+		h.resample = true
 	case riscv.CSRSScratch:
 		h.sscratch = v
 	case riscv.CSRSEPC:
@@ -308,6 +310,7 @@ func (h *Hart) writeMachineCSR(n riscv.CSR, v uint64) bool {
 		h.mtvec = v &^ 2
 	case riscv.CSRMCounterEn:
 		h.mcounteren = v & 7
+		h.resample = true
 	case riscv.CSRMEnvCfg:
 		h.menvcfg = warlEnv(v, menvcfgMask)
 		h.sys.flushAll()

@@ -20,7 +20,7 @@ type nativeState struct {
 	tlb                            int64              // where the TLB in use is, from x
 	tlbs                           [jit.NumTLBs]int64 // where those of the present satp are, 0 if none
 	clockEnd, clockBase, clockRate uint64
-	timeOK                         [4]bool // by privilege
+	timeOK, zeroOK                 [4]bool // by privilege
 
 	target, address uint64
 	site            uint32
@@ -58,6 +58,24 @@ func (c *context) dropJumps(vpage uint64) {
 	for i := range jit.JumpsOfPage {
 		if e := &c.jumps[first+i]; e.tag&^mem.PageMask == vpage {
 			e.tag = noJump
+		}
+	}
+}
+
+// dropJumpsTo forgets the jumps to a page of code: there are none but to pages
+// that exec has.
+func (s *System) dropJumpsTo(cp *codePage) {
+	for _, h := range s.Harts {
+		for i := range h.contexts {
+			c := &h.contexts[i]
+			if !c.jumping {
+				continue
+			}
+			for j := range c.exec {
+				if e := &c.exec[j]; e.page == cp {
+					c.dropJumps(e.tag)
+				}
+			}
 		}
 	}
 }
@@ -119,6 +137,8 @@ func (h *Hart) prepare() {
 	n.clockEnd, n.clockBase, n.clockRate = uint64(h.end-at), uint64(base), rate
 	supervisor := h.mcounteren>>1&1 != 0
 	n.timeOK = [4]bool{supervisor && h.scounteren>>1&1 != 0, supervisor, false, true}
+	supervisor = h.menvcfg&riscv.EnvCBZE != 0
+	n.zeroOK = [4]bool{supervisor && h.senvcfg&riscv.EnvCBZE != 0, supervisor, false, true}
 }
 
 // near tells translated code of a context that the present satp can use next.

@@ -3,7 +3,6 @@
 package hart
 
 import (
-	"tandem/machine/jit"
 	"tandem/machine/mem"
 	"tandem/machine/riscv"
 )
@@ -23,157 +22,6 @@ var (
 	accessFault = [...]riscv.Cause{riscv.FetchAccess, riscv.LoadAccess, riscv.StoreAccess}
 )
 
-// A context is the TLB of one address space seen with one privilege: arrays
-// that are indexed by the virtual page number. Translations never outlive what
-// they were made from, so a context is as good as new after any time away, and
-// sfence.vma has nothing to do.
-type context struct {
-	key     contextKey
-	live    bool
-	age     uint32
-	read    [readEntries]tlbEntry
-	write   [writeEntries]tlbEntry
-	exec    [execEntries]execEntry
-	jumps   [jit.JumpEntries]jumpEntry
-	jumping bool // jumps has entries
-
-	// The page that each base register was last used for, by translated code.
-	readPairs, writePairs [jit.Pairs]pair
-	paired                bool // there are any
-}
-
-const (
-	numContexts  = 16
-	readEntries  = 16384
-	writeEntries = 4096
-	execEntries  = 256
-)
-
-// readIndex and writeIndex are the places of an address; arrays that lie a power
-// of two apart, as large ones do, must not have the same.
-func readIndex(va uint64) uint64  { return (va>>12 ^ va>>26) % readEntries }
-func writeIndex(va uint64) uint64 { return (va>>12 ^ va>>26) % writeEntries }
-
-type contextKey struct {
-	satp uint64
-	priv riscv.Privilege
-	sum  bool
-}
-
-// tlbEntry maps a virtual page to RAM: RAM offset = virtual address + add.
-type tlbEntry struct {
-	tag uint64 // page-aligned virtual address, or noTag
-	add uint64
-}
-
-// pair is like a tlbEntry, but leads to the host's memory.
-type pair struct{ tag, add uint64 }
-
-type execEntry struct {
-	tag  uint64
-	page *codePage
-}
-
-// noTag equals no virtual address masked for comparison: bit 3 is always cleared there.
-const noTag = 8
-
-func (c *context) clear() {
-	for i := range c.read {
-		c.read[i].tag = noTag
-	}
-	c.clearWrites()
-	c.exec = [execEntries]execEntry{}
-	c.clearJumps()
-	c.paired = true
-	c.clearPairs()
-}
-
-func (c *context) clearPairs() {
-	if !c.paired {
-		return
-	}
-	for i := range c.readPairs {
-		c.readPairs[i].tag, c.writePairs[i].tag = noTag, noTag
-	}
-	c.paired = false
-}
-
-func (c *context) clearWrites() {
-	c.clearPairs()
-	for i := range c.write {
-		c.write[i].tag = noTag
-	}
-}
-
-// drop forgets the translation of one virtual page.
-func (c *context) drop(vpage uint64) {
-	if e := &c.read[readIndex(vpage)]; e.tag == vpage {
-		e.tag = noTag
-	}
-	if e := &c.write[writeIndex(vpage)]; e.tag == vpage {
-		e.tag = noTag
-	}
-	if e := &c.exec[vpage>>12%execEntries]; e.tag == vpage {
-		e.page = nil
-	}
-	c.dropJumps(vpage)
-	c.clearPairs()
-}
-
-// useContext finds the context of the present privilege and address space.
-func (h *Hart) useContext() {
-	h.resample = true
-	key := contextKey{satp: h.satp, priv: h.priv}
-	if h.priv == riscv.Machine {
-		key.satp = 0
-	}
-	if h.priv == riscv.Supervisor {
-		key.sum = h.mstatus&riscv.StatusSUM != 0
-	}
-	h.age++
-	if h.ctx != nil && h.ctx.live && h.ctx.key == key {
-		h.ctx.age = h.age
-		h.nearby(h.ctx)
-		return
-	}
-	for _, c := range h.native.near {
-		if c != nil {
-			c.age = h.age
-		}
-	}
-	oldest := &h.contexts[0]
-	for i := range h.contexts {
-		c := &h.contexts[i]
-		if c.live && c.key == key {
-			c.age = h.age
-			h.ctx = c
-			h.nearby(c)
-			return
-		}
-		if !c.live {
-			c.age = 0
-		}
-		if c.age < oldest.age {
-			oldest = c
-		}
-	}
-	h.forgetNear(oldest)
-	oldest.clear()
-	oldest.key, oldest.live, oldest.age = key, true, h.age
-	h.ctx = oldest
-	h.nearby(oldest)
-}
-
-// flushContexts forgets every translation of this hart.
-func (h *Hart) flushContexts() {
-	for i := range h.contexts {
-		h.contexts[i].live = false
-	}
-	h.forgetNear(nil)
-	h.ctx = nil
-	h.useContext()
-}
-
 // flushAll forgets every translation of all harts, and so all marks on page
 // table pages.
 func (s *System) flushAll() {
@@ -182,18 +30,6 @@ func (s *System) flushAll() {
 	}
 	s.walkGen++
 	s.fillGen++
-}
-
-// dropPage forgets the translations of one virtual page on all harts.
-func (s *System) dropPage(vpage uint64) {
-	for _, h := range s.Harts {
-		for i := range h.contexts {
-			if h.contexts[i].live {
-				h.contexts[i].drop(vpage)
-			}
-		}
-		h.resample = true
-	}
 }
 
 // DropWrites implements mem.Watcher.
@@ -237,59 +73,6 @@ func (s *System) dropFills(p mem.PFN) {
 		s.dropPage(f.vpage)
 	}
 	f.gen = 0
-}
-
-// walkInfo remembers what was translated through a page of RAM.
-type walkInfo struct {
-	gen    uint32
-	level  uint8
-	stores uint8 // since the page was last walked
-	many   bool  // as leaf table of more than one range
-	base   uint64
-}
-
-// maxWalkStores is how many stores to a leaf table in a row, with no walk in
-// between, make it likely that it is one no longer.
-const maxWalkStores = 64
-
-func (s *System) noteWalk(p mem.PFN, level uint8, base uint64) {
-	w := &s.walks[p]
-	if w.gen != s.walkGen {
-		*w = walkInfo{gen: s.walkGen, level: level, base: base}
-		s.RAM.AddNote(p, mem.Walk)
-		s.dropFills(p)
-	} else if w.level != level || w.base != base {
-		w.many = true
-	}
-	w.stores = 0
-}
-
-// WalkWritten implements mem.Watcher. Only a valid entry can have been used:
-// making a new mapping drops nothing.
-func (s *System) WalkWritten(p mem.PFN, off, n uint64) (keep bool) {
-	w := &s.walks[p]
-	if w.gen != s.walkGen {
-		return false
-	}
-	base := uint64(p) << mem.PageShift
-	for i := off &^ 7; i < off+n; i += 8 {
-		if s.RAM.Ptr().Load64(base+i)&riscv.PTEV == 0 {
-			continue
-		}
-		if w.level > 0 || w.many {
-			s.flushAll()
-			return false
-		}
-		s.dropPage(w.base + i<<9)
-	}
-	if w.stores++; w.stores < maxWalkStores || w.level > 0 || w.many {
-		return true
-	}
-	for i := range uint64(mem.PageSize / 8) {
-		s.dropPage(w.base + i<<12)
-	}
-	w.gen = 0
-	return false
 }
 
 // walkPath is the page table pages that one walk read, from the root down.
@@ -443,14 +226,18 @@ func (h *Hart) fill(va, pa uint64, acc access, priv riscv.Privilege, path *walkP
 		s.RAM.Touch(pa-mem.Base, 1)
 	}
 	for i := range path.n {
-		base := vpage >> (21 + 9*path.level[i]) << (21 + 9*path.level[i])
-		s.noteWalk(path.pages[i], path.level[i], base)
+		s.noteWalk(path.pages[i], path.level[i], i == 0, vpage, h.satp)
 	}
+	h.ctx.note(vpage)
 	switch acc {
 	case load:
 		h.ctx.read[readIndex(vpage)] = tlbEntry{vpage, off - vpage}
 	case fetch:
-		h.ctx.exec[vpage>>12%execEntries] = execEntry{vpage, s.codePage(p)}
+		e := &h.ctx.exec[vpage>>12%execEntries]
+		if e.page != nil && e.tag != vpage {
+			h.ctx.dropJumps(e.tag)
+		}
+		*e = execEntry{vpage, s.codePage(p)}
 	case store:
 		if s.RAM.Note(p) == 0 {
 			h.ctx.write[writeIndex(vpage)] = tlbEntry{vpage, off - vpage}

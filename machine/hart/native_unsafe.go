@@ -33,6 +33,7 @@ var layout = func() jit.Layout {
 		TLBs:     state + int32(unsafe.Offsetof(n.tlbs)),
 		ClockEnd: state + int32(unsafe.Offsetof(n.clockEnd)), ClockBase: state + int32(unsafe.Offsetof(n.clockBase)),
 		ClockRate: state + int32(unsafe.Offsetof(n.clockRate)), TimeOK: state + int32(unsafe.Offsetof(n.timeOK)),
+		ZeroOK:    state + int32(unsafe.Offsetof(n.zeroOK)),
 		RateShift: event.RateShift,
 		Read:      int32(unsafe.Offsetof(c.read)), Write: int32(unsafe.Offsetof(c.write)), Jumps: int32(unsafe.Offsetof(c.jumps)),
 		ReadPairs: int32(unsafe.Offsetof(c.readPairs)), WritePairs: int32(unsafe.Offsetof(c.writePairs)),

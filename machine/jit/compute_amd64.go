@@ -75,7 +75,7 @@ var (
 		riscv.SH1ADD: {2, false}, riscv.SH2ADD: {4, false}, riscv.SH3ADD: {8, false}, riscv.ADD_UW: {1, true},
 		riscv.SH1ADD_UW: {2, true}, riscv.SH2ADD_UW: {4, true}, riscv.SH3ADD_UW: {8, true},
 	}
-	others = []riscv.Op{riscv.LUI, riscv.AUIPC, riscv.JAL, riscv.JALR, riscv.FENCE, riscv.FENCE_I, riscv.ECALL, riscv.SRET,
+	others = []riscv.Op{riscv.LUI, riscv.AUIPC, riscv.JAL, riscv.JALR, riscv.FENCE, riscv.FENCE_I, riscv.CBO_ZERO, riscv.ECALL, riscv.SRET,
 		riscv.SFENCE_VMA, riscv.SINVAL_VMA, riscv.SFENCE_W_INVAL, riscv.SFENCE_INVAL_IR, riscv.MUL, riscv.MULW,
 		riscv.MULHU, riscv.MULH, riscv.MULHSU, riscv.ORC_B, riscv.BEXT, riscv.SEXT_B, riscv.SEXT_H, riscv.ZEXT_H, riscv.ANDN, riscv.ORN, riscv.XNOR,
 		riscv.REV8, riscv.SLLI_UW, riscv.CZERO_EQZ, riscv.CZERO_NEZ, riscv.BEXTI}

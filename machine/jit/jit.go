@@ -66,6 +66,7 @@ type Layout struct {
 	TLBs                                 int32 // where those of UserTLB and so on are; 0 where there is none
 	ClockEnd, ClockBase, ClockRate       int32 // steps since the clock began when none are left
 	TimeOK                               int32 // by privilege, a byte: may it read the time?
+	ZeroOK                               int32 // the same for cbo.zero
 	RateShift                            uint8
 
 	Float FloatLayout

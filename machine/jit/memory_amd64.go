@@ -136,6 +136,16 @@ func (t *translator) store(in *Inst, i int) {
 	t.Store(sizes[size], host, t.get(in.Rs2, tmp2))
 }
 
+// zero clears a cache block, where the privilege may (Zicboz).
+func (t *translator) zero(in *Inst, i int) {
+	t.allowed(t.layout.ZeroOK, t.out(in, i))
+	t.lookup(in, i, 1, true)
+	t.RI(amd64.AND, amd64.S64, tmp, -64)
+	for at := int32(0); at < 64; at += 8 {
+		t.StoreImm(amd64.S64, amd64.At(tmp, at), 0)
+	}
+}
+
 // held are the host registers that keep their values during a miss.
 var held = func() (r []amd64.Reg) {
 	for _, f := range fixed {

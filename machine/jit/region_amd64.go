@@ -429,6 +429,8 @@ func (t *translator) inst(in *Inst, i int) {
 	case in.Op == riscv.JAL, in.Op == riscv.JALR:
 		t.jump(in)
 	case in.Op == riscv.FENCE, in.Op == riscv.FENCE_I:
+	case in.Op == riscv.CBO_ZERO:
+		t.zero(in, i)
 	case isCSR(in.Op):
 		t.csr(in, i)
 	case in.Op == riscv.ECALL:

@@ -217,12 +217,17 @@ func (t *translator) useTLB() {
 	t.Lea(amd64.S64, tlb, amd64.Mem{Base: state, Index: tmp3, Scale: 1})
 }
 
+// allowed leaves the block unless a table by privilege says that it may go on.
+func (t *translator) allowed(table int32, out amd64.Label) {
+	t.LoadZX(amd64.S8, tmp, t.word(t.layout.Priv))
+	t.MI(amd64.CMP, amd64.S8, amd64.Mem{Base: state, Index: tmp, Scale: 1, Disp: table}, 0)
+	t.Jcc(amd64.E, out)
+}
+
 // time reads the time CSR: base + (steps since the clock began) × rate.
 func (t *translator) time(in *Inst, i int, out amd64.Label) {
 	l := &t.layout
-	t.LoadZX(amd64.S8, tmp, t.word(l.Priv))
-	t.MI(amd64.CMP, amd64.S8, amd64.Mem{Base: state, Index: tmp, Scale: 1, Disp: l.TimeOK}, 0)
-	t.Jcc(amd64.E, out)
+	t.allowed(l.TimeOK, out)
 	t.Load(amd64.S64, tmp, t.word(l.ClockEnd))
 	t.RR(amd64.SUB, amd64.S64, tmp, steps)
 	t.RI(amd64.SUB, amd64.S64, tmp, int32(t.n-i))
