@@ -133,7 +133,11 @@ func (t *translator) compute(in *Inst) {
 		dst := t.into(in.Rd)
 		t.copy(dst, in.Rs1)
 		t.ShiftI(s.op, s.size, dst, uint8(in.Imm))
-		t.done(in, dst, s.size)
+		if s.op == amd64.SHR && in.Imm != 0 {
+			t.put(in.Rd, dst) // it is not negative
+		} else {
+			t.done(in, dst, s.size)
+		}
 	} else if s, ok := shiftReg[in.Op]; ok {
 		t.copy(tmp2, in.Rs2)
 		dst := t.into(in.Rd)
@@ -188,9 +192,14 @@ func (t *translator) aluReg(in *Inst, a alu) {
 	if a.commutes && (rs1 == 0 || t.home[rs2] == t.home[in.Rd] && t.home[rs2] != none) {
 		rs1, rs2 = rs2, rs1
 	}
+	if a.commutes && t.recent != 0 && t.recent == rs2 {
+		rs1, rs2 = rs2, rs1 // what tmp has comes first
+	}
 	dst := t.into(in.Rd, rs2)
-	if t.home[rs1] == dst && rs1 == rs2 {
-		dst = t.home[rs1]
+	if h1, h2 := t.home[rs1], t.home[rs2]; a.op == amd64.ADD && h1 != none && h2 != none && h1 != dst {
+		t.Lea(a.size, dst, amd64.Mem{Base: h1, Index: h2, Scale: 1})
+		t.done(in, dst, a.size)
+		return
 	}
 	t.copy(dst, rs1)
 	t.op(a.op, a.size, dst, rs2)
@@ -204,8 +213,20 @@ func (t *translator) aluImm(in *Inst, a alu) {
 		t.MovImm(dst, uint64(int64(in.Imm)))
 		t.put(in.Rd, dst)
 		return
-	case in.Op == riscv.ADDI && t.home[in.Rs1] != none && in.Imm != 0 && t.home[in.Rs1] != dst:
-		t.Lea(amd64.S64, dst, amd64.At(t.home[in.Rs1], in.Imm))
+	case a.op == amd64.ADD && t.home[in.Rs1] != none && in.Imm != 0 && t.home[in.Rs1] != dst:
+		t.Lea(a.size, dst, amd64.At(t.home[in.Rs1], in.Imm))
+		t.done(in, dst, a.size)
+		return
+	case in.Op == riscv.ADDIW && in.Imm == 0 && t.home[in.Rs1] != none:
+		t.MovSX(amd64.S32, amd64.S64, dst, t.home[in.Rs1])
+		t.put(in.Rd, dst)
+		return
+	case in.Op == riscv.ADDIW && in.Imm == 0 && t.recent != in.Rs1:
+		t.LoadSX(amd64.S32, amd64.S64, dst, x(in.Rs1))
+		t.put(in.Rd, dst)
+		return
+	case in.Op == riscv.ANDI && in.Imm == 255 && t.home[in.Rs1] != none:
+		t.MovZX(amd64.S8, dst, t.home[in.Rs1])
 		t.put(in.Rd, dst)
 		return
 	}

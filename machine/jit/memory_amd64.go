@@ -22,6 +22,7 @@ func (t *translator) lookup(in *Inst, i int, size int32, store bool) {
 	switch f := t.home[in.Rs1]; {
 	case f != none:
 		t.Lea(amd64.S64, tmp, amd64.At(f, in.Imm))
+		t.recent = 0
 	default:
 		t.copy(tmp, in.Rs1)
 		if in.Imm != 0 {

@@ -30,7 +30,7 @@ type block struct {
 	depth uint8
 	label int // for the backend
 
-	loops, reached bool // can reach the head; can be reached from it
+	loops, reached bool // is in a loop with the head; can be reached from it
 }
 
 // end is the offset behind the last instruction.
@@ -39,14 +39,17 @@ func (b *block) end() uint16 {
 	return last.Off + uint16(last.Len)
 }
 
-// former finds the blocks of a region: those that can be reached from its head
-// by branches within the page and are not translated yet, and the whole of the
-// loop that the head is in, translated or not, so that registers stay where
-// they are from round to round.
+// former finds the blocks of a region. If the innermost loop that its head is in
+// is large, the region is that loop, which then has the registers for itself.
+// Otherwise it is what can be reached from the head by branches within the page
+// and is not translated yet, without other large loops, and the whole of the
+// loops that the head is in, translated or not, so that registers stay where they
+// are from round to round.
 type former struct {
 	knows  func(*Inst) bool
 	insts  []Inst
 	blocks []block
+	loops  []loop
 	at     [pageSize / 2]int16 // 1 + index in blocks, by halfword
 	work   []uint16
 }
@@ -68,8 +71,16 @@ func (f *former) form(p *Page, head uint16, src Source) bool {
 	}
 	f.sort()
 	f.split()
-	f.choose(p, head)
 	f.findLoops()
+	f.choose(p, head)
+	f.findLoops() // those that are left
+	for i := range f.loops {
+		for j, in := range f.loops[i].in {
+			if in {
+				f.blocks[j].depth++
+			}
+		}
+	}
 	return true
 }
 
@@ -150,54 +161,112 @@ func (f *former) split() {
 	}
 }
 
-// successors calls do for each block of the region that b leads to.
-func (f *former) successors(b *block, do func(*block)) {
+// successors calls do with the index of each block of the region that b leads to.
+func (f *former) successors(b *block, do func(int)) {
 	for i := range b.insts {
 		if to, ok := target(&b.insts[i]); ok {
 			if n := f.at[to>>1]; n != 0 {
-				do(&f.blocks[n-1])
+				do(int(n) - 1)
 			}
 		}
 	}
 	if next := b.end(); b.goesOn() && next < pageSize {
 		if n := f.at[next>>1]; n != 0 {
-			do(&f.blocks[n-1])
+			do(int(n) - 1)
 		}
 	}
+}
+
+// loop is a natural loop: its header, which one of its blocks at or behind it
+// jumps back to, and all that gets there without passing the header.
+type loop struct {
+	in   []bool // by block
+	size int    // in instructions
+}
+
+// largeLoop is how many instructions pay for the way from one region to another.
+const largeLoop = 24
+
+// findLoops finds the loops among the blocks.
+func (f *former) findLoops() {
+	f.loops = f.loops[:0]
+	for h := range f.blocks {
+		in := make([]bool, len(f.blocks))
+		found := false
+		for i := h; i < len(f.blocks); i++ {
+			f.successors(&f.blocks[i], func(to int) {
+				if to == h {
+					in[i], found = true, true
+				}
+			})
+		}
+		if !found {
+			continue
+		}
+		in[h] = true
+		for again := true; again; {
+			again = false
+			for i := range f.blocks {
+				if in[i] {
+					continue
+				}
+				f.successors(&f.blocks[i], func(to int) { in[i] = in[i] || to != h && in[to] })
+				again = again || in[i]
+			}
+		}
+		l := loop{in: in}
+		for i := range in {
+			if in[i] {
+				l.size += len(f.blocks[i].insts)
+			}
+		}
+		f.loops = append(f.loops, l)
+	}
+}
+
+// innermost is the smallest loop that a block is in, nil if there is none.
+func (f *former) innermost(b int) *loop {
+	var best *loop
+	for i := range f.loops {
+		if l := &f.loops[i]; l.in[b] && (best == nil || l.size < best.size) {
+			best = l
+		}
+	}
+	return best
 }
 
 // maxCopies is how often the same code may be translated.
 const maxCopies = 4
 
-// choose drops the blocks that other regions have, except those of the head's loop.
+// choose drops the blocks that are not the region's.
 func (f *former) choose(p *Page, head uint16) {
-	h := &f.blocks[f.at[head>>1]-1]
-	for again := true; again; { // who can reach the head?
-		again = false
-		for i := range f.blocks {
-			b := &f.blocks[i]
-			if b.loops {
-				continue
-			}
-			f.successors(b, func(to *block) { b.loops = b.loops || to == h || to.loops })
-			again = again || b.loops
+	h := int(f.at[head>>1]) - 1
+	f.blocks[h].reached = true
+	own := f.innermost(h)
+	wanted := func(i int) bool {
+		b, l := &f.blocks[i], f.innermost(i)
+		switch {
+		case own != nil && own.size >= largeLoop && !own.in[i]:
+			return false
+		case l != nil && l.size >= largeLoop && !l.in[h]:
+			return false
 		}
-	}
-	wanted := func(b *block) bool {
 		n := p.copies[b.off>>1]
-		return b == h || n == 0 || h.loops && b.loops && n < maxCopies
+		b.loops = l != nil && l.in[h]
+		return n == 0 || b.loops && n < maxCopies
 	}
-	h.reached = true
+	f.blocks[h].loops = own != nil
 	for again := true; again; {
 		again = false
 		for i := range f.blocks {
-			if b := &f.blocks[i]; b.reached {
-				f.successors(b, func(to *block) {
-					if !to.reached && wanted(to) {
-						to.reached, again = true, true
-					}
-				})
+			if !f.blocks[i].reached {
+				continue
 			}
+			f.successors(&f.blocks[i], func(to int) {
+				if !f.blocks[to].reached && wanted(to) {
+					f.blocks[to].reached, again = true, true
+				}
+			})
 		}
 	}
 	kept := f.blocks[:0]
@@ -209,47 +278,6 @@ func (f *former) choose(p *Page, head uint16) {
 	}
 	f.blocks = kept
 	f.index()
-}
-
-// findLoops sets the depth of blocks: how many loops of the region they are in. A
-// loop has a header, which a block at or behind it jumps back to.
-func (f *former) findLoops() {
-	in := make([]bool, len(f.blocks))
-	for h := range f.blocks {
-		header := &f.blocks[h]
-		clear(in)
-		found := false
-		for i := h; i < len(f.blocks); i++ {
-			f.successors(&f.blocks[i], func(to *block) {
-				if to == header {
-					in[i], found = true, true
-				}
-			})
-		}
-		if !found {
-			continue
-		}
-		in[h] = true
-		for again := true; again; { // all that reach the back edges without the header
-			again = false
-			for i := range f.blocks {
-				if in[i] {
-					continue
-				}
-				f.successors(&f.blocks[i], func(to *block) {
-					if n := f.at[to.off>>1] - 1; int(n) != h && in[n] {
-						in[i] = true
-					}
-				})
-				again = again || in[i]
-			}
-		}
-		for i := range in {
-			if in[i] {
-				f.blocks[i].depth++
-			}
-		}
-	}
 }
 
 // weigh says how often each guest register is used, by a guess of how often each

@@ -61,6 +61,8 @@ type translator struct {
 	exits    []exit
 	slow     []slowAccess
 	fp       floatUnit
+	recent   uint8       // a guest register in memory whose value tmp has as the instruction begins, 0 for none
+	latest   uint8       // the same as it ends
 	version  [256]uint8  // how often each guest register was written in the block
 	leaveOff amd64.Label // leaves to the interpreter, at an Off already stored
 
@@ -210,6 +212,7 @@ func (t *translator) writeEntries(head uint16) {
 func (t *translator) block(b *block) {
 	t.n = len(b.insts)
 	t.fp.forget()
+	t.latest = 0
 	clear(t.version[:])
 	t.Bind(amd64.Label(b.label))
 	t.RI(amd64.SUB, amd64.S64, steps, int32(t.n))
@@ -350,7 +353,13 @@ func (t *translator) get(r uint8, to amd64.Reg) amd64.Reg {
 
 // copy puts guest register r into a host register.
 func (t *translator) copy(to amd64.Reg, r uint8) {
+	recent := t.recent
+	t.recent = 0
 	switch f := t.home[r]; {
+	case r != 0 && r == recent:
+		if to != tmp {
+			t.Mov(amd64.S64, to, tmp)
+		}
 	case r == 0:
 		t.RR(amd64.XOR, amd64.S32, to, to)
 	case f != none:
@@ -372,6 +381,9 @@ func (t *translator) put(rd uint8, from amd64.Reg) {
 		}
 	default:
 		t.Store(amd64.S64, x(rd), from)
+		if from == tmp {
+			t.latest = rd
+		}
 	}
 }
 
@@ -392,6 +404,7 @@ func (t *translator) into(rd uint8, avoid ...uint8) amd64.Reg {
 
 // op writes dst = dst op guest register r.
 func (t *translator) op(o amd64.ALU, s amd64.Size, dst amd64.Reg, r uint8) {
+	t.recent = 0
 	switch f := t.home[r]; {
 	case r == 0 && (o == amd64.ADD || o == amd64.SUB || o == amd64.OR || o == amd64.XOR):
 	case r == 0:
@@ -415,6 +428,10 @@ func (t *translator) compare(a, b uint8) {
 
 // inst translates the instruction with index i of the block.
 func (t *translator) inst(in *Inst, i int) {
+	t.recent, t.latest = t.latest, 0
+	if !t.startsWithCopy(in.Op) {
+		t.recent = 0
+	}
 	switch f := riscv.FormatOf(in.Op); {
 	case loads[in.Op].size != 0:
 		t.load(in, i)
@@ -443,6 +460,18 @@ func (t *translator) inst(in *Inst, i int) {
 	default:
 		t.compute(in)
 	}
+}
+
+// startsWithCopy reports whether a translation reads its first operand before it
+// uses tmp for anything else.
+func (t *translator) startsWithCopy(op riscv.Op) bool {
+	if loads[op].size != 0 || storeSize[op] != 0 || riscv.FormatOf(op) == riscv.FormatB {
+		return true
+	}
+	_, reg := aluReg[op]
+	_, imm := aluImm[op]
+	_, shift := shiftImm[op]
+	return reg || imm || shift || op == riscv.MUL || op == riscv.MULW
 }
 
 // branch goes to its target with the steps behind it given back.
