@@ -42,6 +42,7 @@ type replicaFlags struct {
 	arbiter  string
 	peer     string // listen or dial
 	timeout  time.Duration
+	diverged string
 	console  string
 	events   string
 	control  string
@@ -80,6 +81,7 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
 	fs.StringVar(&f.peer, flag, "", help)
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
+	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
@@ -138,6 +140,9 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	c.closers = append(c.closers, events)
 	c.cfg.FT = c.cfg.FT.WithTimeout(ft.Time(f.timeout))
+	if c.cfg.FT.OnDivergence, err = divergencePolicy(f.diverged); err != nil {
+		return nil, err
+	}
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
@@ -160,6 +165,16 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 		c.closers = append(c.closers, c.control)
 	}
 	return c, c.cfg.FT.Validate()
+}
+
+func divergencePolicy(s string) (ft.Policy, error) {
+	switch s {
+	case "restart":
+		return ft.RestartOnDivergence, nil
+	case "continue":
+		return ft.ContinueOnDivergence, nil
+	}
+	return 0, usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", s)}
 }
 
 // guestRAM maps memory for the life of the process.

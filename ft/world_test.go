@@ -522,7 +522,7 @@ func (r *proc) execute() {
 		if m, ok := e.Input.(event.OutputMark); ok && (m.Last != r.vm.id || r.odd) {
 			r.todo, r.odd = nil, false
 			r.report()
-			r.b.Diverged(r.now(), e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
+			r.b.Diverged(r.now(), Progress{r.seq, r.vm.step, r.seq}, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
 			r.act()
 			return
 		}

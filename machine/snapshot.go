@@ -18,7 +18,7 @@ import (
 // the order of visit. It can be restored anywhere.
 const (
 	snapshotMagic   = "TANDEMVM"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	lastPage        = ^mem.PFN(0)
 )
 

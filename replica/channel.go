@@ -230,7 +230,7 @@ func (r *Replica) clonePart(part []byte) error {
 		if r.rep != nil {
 			return errors.New("a second clone")
 		}
-		target, err := migrate.NewTarget(r.w.RAM)
+		target, err := migrate.NewTarget(r.newRAM)
 		if err != nil {
 			return err
 		}
@@ -238,6 +238,11 @@ func (r *Replica) clonePart(part []byte) error {
 	}
 	_, err := r.target.Part(part)
 	return err
+}
+
+func (r *Replica) newRAM(size uint64) (b []byte, err error) {
+	r.ram, err = r.w.RAM(size)
+	return r.ram, err
 }
 
 // cloneLast completes the machine and begins to replay.

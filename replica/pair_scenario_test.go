@@ -3,6 +3,7 @@
 package replica_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"tandem/machine/machinetest"
 	"tandem/replay"
 	"tandem/replica"
+	"tandem/sim"
 	"tandem/world"
 )
 
@@ -299,6 +301,71 @@ func TestFlip(t *testing.T) {
 			p.t.Errorf("the primary was not told why\n%s", p.describe())
 		}
 	})
+}
+
+// divergeWhileDraining has the backup stop while the primary goes on for a while,
+// kills that, spoils the backup's machine, and lets it drain the log.
+func (p *pair) divergeWhileDraining(spoil func()) {
+	p.t.Helper()
+	p.protected()
+	p.b.p.Pause()
+	p.w.Run(80 * ms)
+	p.a.p.Kill()
+	spoil()
+	p.b.p.Resume()
+	p.await("an end of draining", 10*sim.Second, func() bool { return p.b.state() == ft.Solo || p.b.p.Gone() })
+	if !p.b.saw(replica.StateChanged, "diverged from the") {
+		p.t.Fatalf("no divergence was found while draining\n%s", p.describe())
+	}
+}
+
+// A copy that differs from the log of a dead primary boots the VM from its disk, in
+// the new epoch: what was printed is on the disk, no number of the console is given
+// twice, and the VM is protected again by a new backup, which can go on in turn.
+func TestDivergedRestart(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		p.divergeWhileDraining(func() {
+			if err := p.b.Machine().Apply(event.Frames{Device: machinetest.NetSlot, Frames: []event.Frame{{}}}); err != nil {
+				p.t.Fatal(err)
+			}
+		})
+		if !p.b.saw(replica.Restarted, "boots from its disk") || !p.b.saw(replica.Trouble, "diverged at entry") {
+			p.t.Fatalf("no report of a restart\n%s", p.describe())
+		}
+		if p.b.Status().Epoch != 2 || p.b.Machine().Config().Devices[machinetest.NetSlot].MAC != machinetest.MAC {
+			p.t.Errorf("not the same VM in a new epoch: %+v", p.b.Status())
+		}
+		p.goesOn(p.b)
+		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 2 || len(p.vm.Console.Boots) != 1 {
+			p.t.Errorf("%d boots, %d of them from the disk", boots, len(p.vm.Console.Boots))
+		}
+		p.checkConsole()
+		for _, rule := range p.w.Broken() {
+			p.t.Error(rule)
+		}
+	})
+}
+
+// With the other policy such a copy goes on from where it is, and says so.
+func TestDivergedContinue(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.divergeWhileDraining(func() {
+			for i := machinetest.RAM - 1<<20; i < machinetest.RAM; i += 4096 {
+				p.b.ram[i] ^= 4 // where the guest never looks
+			}
+		})
+		if !p.b.saw(replica.Trouble, "goes on all the same") || p.b.saw(replica.Restarted, "") {
+			p.t.Fatalf("no report of going on\n%s", p.describe())
+		}
+		p.goesOn(p.b)
+		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 1 {
+			p.t.Errorf("%d boots", boots)
+		}
+		p.checkConsole()
+		for _, rule := range p.w.Broken() {
+			p.t.Error(rule)
+		}
+	}, func(p *pair) { p.policy = ft.ContinueOnDivergence })
 }
 
 // A network that sends more than fits into an entry, frames too large for the log

@@ -47,21 +47,25 @@ type pair struct {
 	a, b   *copyOf
 	copies []*copyOf
 	log    []event.Entry // of a, from its start
+	policy ft.Policy
 }
 
 // eachSeed runs a scenario in many worlds.
-func eachSeed(t *testing.T, cfg machine.Config, scenario func(p *pair)) {
+func eachSeed(t *testing.T, cfg machine.Config, scenario func(p *pair), options ...func(p *pair)) {
 	t.Helper()
 	for seed := *first; seed < *first+*seeds; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { scenario(newPair(t, seed, cfg)) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { scenario(newPair(t, seed, cfg, options...)) })
 		if t.Failed() {
 			return
 		}
 	}
 }
 
-func newPair(t testing.TB, seed uint64, cfg machine.Config) *pair {
+func newPair(t testing.TB, seed uint64, cfg machine.Config, options ...func(p *pair)) *pair {
 	p := &pair{t: t, w: sim.New(seed)}
+	for _, o := range options {
+		o(p)
+	}
 	if *verbose {
 		p.w.Trace = func(format string, args ...any) {
 			t.Logf("%d µs: %s", (p.w.Now()-3600*sim.Second)/sim.Microsecond, fmt.Sprintf(format, args...))
@@ -132,6 +136,7 @@ func (c *copyOf) memory(size uint64) []byte {
 
 func (p *pair) config(c *copyOf) replica.Config {
 	cfg := replica.DefaultConfig()
+	cfg.FT.OnDivergence = p.policy
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
 	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
 	cfg.Report = func(e replica.Event) {
@@ -241,13 +246,23 @@ func (p *pair) check() {
 	}
 }
 
+// lines are the console's whole lines; where the VM booted from its disk the last
+// one before may be cut short.
+func (p *pair) lines() (lines []string) {
+	from := 0
+	for _, to := range append(p.vm.Console.Boots[:len(p.vm.Console.Boots):len(p.vm.Console.Boots)], len(p.vm.Console.Printed)) {
+		part := strings.Split(string(p.vm.Console.Printed[from:to]), "\n")
+		lines, from = append(lines, part[:len(part)-1]...), to
+	}
+	return lines
+}
+
 // checkConsole: rounds follow each other from each boot on, and what a line tells
 // is on the disk.
 func (p *pair) checkConsole() {
 	p.t.Helper()
 	next, printed := uint64(0), map[uint64]uint64{}
-	lines := strings.Split(string(p.vm.Console.Printed), "\n")
-	for _, line := range lines[:len(lines)-1] {
+	for _, line := range p.lines() {
 		var n, hash, ticks, shared uint64
 		switch _, err := fmt.Sscanf(line, "%d %x %d %d", &n, &hash, &ticks, &shared); {
 		case line == "boot":

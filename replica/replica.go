@@ -84,6 +84,7 @@ const (
 	CloneBegan   EventKind = "clone-began"
 	CloneSent    EventKind = "clone-sent"
 	WentLive     EventKind = "live"
+	Restarted    EventKind = "restarted"
 	Drain        EventKind = "drain"
 	Trouble      EventKind = "trouble"
 	GuestExit    EventKind = "exit"
@@ -113,6 +114,9 @@ type Replica struct {
 
 	source *migrate.Source // clone being sent
 	target *migrate.Target // clone arriving
+	ram    []byte          // of the clone that arrived
+
+	spoiled bool // the backup's machine has diverged
 
 	claim, fence pendingQuestion
 	acting       bool // act is under way
