@@ -146,6 +146,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
+	c.cfg.FT.Arbiter = "folder " + c.arbiter.ID()
 	c.cfg.Console = vm.console
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)

@@ -10,7 +10,7 @@ import (
 
 // ProtocolVersion is the version of messages and heartbeats, and of the rules
 // by which they are answered.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // Message is what the sides of a pair say to each other on the logging channel:
 // one of Hello, Ready, Entries, Ack and Bye. The channel is authenticated,
@@ -23,6 +23,7 @@ type Hello struct {
 	Role    Role
 	Machine uint64
 	VM      VM
+	Arbiter string      // identity of the one that this side asks
 	Epoch   event.Epoch // that the backup may claim once it is activated
 	// Session numbers the attempts of a primary at making a backup. A backup that
 	// says 0 has met no primary yet; a process that was restarted can't take its
@@ -114,6 +115,7 @@ func (h Hello) check(peer Hello) error {
 		{"protocol version", h.Version, peer.Version, upgrade},
 		{"machine version", h.Machine, peer.Machine, upgrade},
 		{"VM", fmt.Sprintf("%x", h.VM), fmt.Sprintf("%x", peer.VM), "connect the backup to its own primary"},
+		{"arbiter", h.Arbiter, peer.Arbiter, "give both copies the same folder on shared storage as --arbiter, and see that its file system is mounted on both hosts"},
 		{"epoch", h.Epoch, peer.Epoch, "start a new backup for the present epoch"},
 		{"detection timeout", h.Timeout, peer.Timeout, "give both hosts the same timeout"},
 		{"peer's role", 3 - h.Role, peer.Role, "connect a primary to a backup"},

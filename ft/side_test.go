@@ -104,6 +104,7 @@ func TestRefused(t *testing.T) {
 		"machine version":   func(h *Hello) { h.Machine++ },
 		"VM":                func(h *Hello) { h.VM[3]++ },
 		"epoch":             func(h *Hello) { h.Epoch++ },
+		"arbiter":           func(h *Hello) { h.Arbiter = "another" },
 		"detection timeout": func(h *Hello) { h.Timeout++ },
 		"peer's role":       func(h *Hello) { h.Role = 3 - h.Role },
 		"session":           func(h *Hello) { h.Session = 99 - h.Session*99/7 },

@@ -5,6 +5,8 @@ package replica_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"strings"
 	"testing"
 
 	"tandem/ft"
@@ -301,6 +303,25 @@ func TestFlip(t *testing.T) {
 			p.t.Errorf("the primary was not told why\n%s", p.describe())
 		}
 	})
+}
+
+// A backup that asks another arbiter is refused, with both named and what to do, and
+// the primary goes on: two arbiters would both say yes.
+func TestOtherArbiter(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.await("the end of the backup", 5*sim.Second, p.b.p.Gone)
+		err := fmt.Sprint(p.b.Err())
+		for _, want := range []string{"arbiter differs", "folder 1", "folder 2", "--arbiter"} {
+			if !strings.Contains(err, want) {
+				p.t.Errorf("the backup ended with %q, which does not say %q", err, want)
+			}
+		}
+		p.goesOn(p.a)
+		if !p.a.saw(replica.StateChanged, "arbiter differs") {
+			p.t.Errorf("the primary was not told\n%s", p.describe())
+		}
+		p.check()
+	}, func(p *pair) { p.others = "folder 2" })
 }
 
 // divergeWhileDraining has the backup stop while the primary goes on for a while,

@@ -35,6 +35,8 @@ type copyOf struct {
 	ram    []byte
 	events []replica.Event
 	steps  event.Step
+
+	arbiter string // that it asks, if not the one of all
 }
 
 // pair is a protected VM in a simulated world: the guest of machinetest, its
@@ -48,6 +50,7 @@ type pair struct {
 	copies []*copyOf
 	log    []event.Entry // of a, from its start
 	policy ft.Policy
+	others string // arbiter of the backup
 }
 
 // eachSeed runs a scenario in many worlds.
@@ -75,6 +78,7 @@ func newPair(t testing.TB, seed uint64, cfg machine.Config, options ...func(p *p
 	p.vm.LAN.Answer = echo
 	p.vm.LAN.Loss = 20
 	p.a, p.b = p.process("a"), p.process("b")
+	p.b.arbiter = p.others
 	p.link = p.w.Link(p.a.p, p.b.p)
 	p.link.Loss = 10
 	m, err := machine.New(cfg, p.a.memory(cfg.RAM))
@@ -136,7 +140,10 @@ func (c *copyOf) memory(size uint64) []byte {
 
 func (p *pair) config(c *copyOf) replica.Config {
 	cfg := replica.DefaultConfig()
-	cfg.FT.OnDivergence = p.policy
+	cfg.FT.OnDivergence, cfg.FT.Arbiter = p.policy, "folder 1"
+	if c.arbiter != "" {
+		cfg.FT.Arbiter = c.arbiter
+	}
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
 	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
 	cfg.Report = func(e replica.Event) {
