@@ -40,7 +40,8 @@ type replicaFlags struct {
 	diskSize string
 	tls      string
 	arbiter  string
-	peer     string // listen or dial
+	listen   string // own address
+	dial     string // of the primary
 	timeout  time.Duration
 	diverged string
 	console  string
@@ -55,17 +56,21 @@ func replicaCommand() *cobra.Command {
 		Hidden: true, // what tandem demo starts: one process for each copy
 	}
 	group(c)
-	c.AddCommand(replicaRole("primary", "listen", "HOST:PORT to wait for the backup at", runPrimary),
-		replicaRole("backup", "dial", "HOST:PORT of the primary", runBackup))
+	primary, f := replicaRole("primary", []string{"tls", "arbiter", "listen"}, runPrimary)
+	primary.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where a backup may dial at any time")
+	backup, f := replicaRole("backup", []string{"tls", "arbiter", "dial"}, runBackup)
+	backup.Flags().StringVar(&f.dial, "dial", "", "HOST:PORT of the primary")
+	backup.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where the next backup may dial once this one has gone live")
+	c.AddCommand(primary, backup)
 	return c
 }
 
-func replicaRole(role, flag, help string, run func(context.Context, *replicaFlags) error) *cobra.Command {
+func replicaRole(role string, needs []string, run func(context.Context, *replicaFlags) error) (*cobra.Command, *replicaFlags) {
 	f := &replicaFlags{}
 	c := &cobra.Command{
 		Use: role, Short: "Run the " + role + " of a VM", Args: args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			for _, name := range []string{"tls", "arbiter", flag} {
+			for _, name := range needs {
 				if !c.Flags().Changed(name) {
 					return usageError{fmt.Errorf("--%s is missing; see %s --help", name, c.CommandPath())}
 				}
@@ -79,13 +84,12 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
-	fs.StringVar(&f.peer, flag, "", help)
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
 	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
-	return c
+	return c, f
 }
 
 // copyOfVM is what both roles need to run.
@@ -241,7 +245,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	host.ReturnMemory()
-	l, err := link.Listen(f.peer, c.tls, c.wake)
+	l, err := link.Listen(f.listen, c.tls, c.wake)
 	if err != nil {
 		return err
 	}
@@ -281,7 +285,8 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	l, err := link.Dial(f.peer, c.tls, c.wake)
+	c.tls.Address = f.listen
+	l, err := link.Dial(f.dial, c.tls, c.wake)
 	if err != nil {
 		return err
 	}

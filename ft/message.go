@@ -77,10 +77,11 @@ const (
 	Diverged                    // the backup differs from the log at entry Seq
 	Failed                      // something this side depends on has failed
 	Ended                       // PowerOff or Exit
+	Occupied                    // the primary waits for another backup: come again
 )
 
 func (r Reason) String() string {
-	names := [...]string{"", "refused", "dismissed", "diverged", "failed", "ended"}
+	names := [...]string{"", "refused", "dismissed", "diverged", "failed", "ended", "occupied"}
 	if int(r) < len(names) {
 		return names[r]
 	}

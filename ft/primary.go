@@ -79,7 +79,7 @@ func (p *Primary) Attach(now Time, session uint64, step event.Step) error {
 	p.start.seq, p.start.step = p.seq, step
 	p.log = newWindow(p.seq)
 	p.life, p.progress = detector{last: now}, detector{last: now}
-	p.beats.heard, p.lease, p.stamp, p.retryAfter, p.ready = 0, 0, 0, 0, false
+	p.beats.heard, p.lease, p.stamp, p.trip, p.retryAfter, p.ready = 0, 0, 0, 0, 0, false
 	p.change(Syncing, "a backup was attached")
 	return nil
 }
@@ -288,6 +288,11 @@ func (p *Primary) Receive(now Time, m Message) {
 	if !p.paired() || !p.up {
 		return
 	}
+	if h, ok := m.(Hello); ok && p.met && !p.agreed && h.Session == 0 {
+		// A new backup, before it is known whether the old one is lost.
+		p.bye(Bye{Why: Occupied, Text: "the primary has a backup, or waits for one to come back"})
+		return
+	}
 	p.Heard(now)
 	var err error
 	switch m := m.(type) {
@@ -361,9 +366,11 @@ func (p *Primary) ack(now Time, a Ack) error {
 		p.progress.heard(now, p.cfg.MaxGap)
 	}
 	p.peer = a.Progress
-	if trip := now - a.Echo; p.trip == 0 {
+	switch trip := now - a.Echo; {
+	case a.Echo == 0: // of a stamp that it has not seen
+	case p.trip == 0:
 		p.trip = trip
-	} else {
+	default:
 		p.trip += (trip - p.trip) / 16
 	}
 	p.lease = max(p.lease, a.Echo+p.cfg.Lease)

@@ -4,6 +4,7 @@ package ft
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -144,7 +145,8 @@ func hello(actions []Action) Hello {
 }
 
 // TestRestartedBackup shows that a process that takes the place of a restarted
-// backup is refused: it has met nobody, and the primary has a backup.
+// backup is told to come again, for it has met nobody; that alone costs the
+// primary's backup nothing. Its process is gone here, and the primary notices that.
 func TestRestartedBackup(t *testing.T) {
 	w, a, b := pair(t)
 	w.reset(a)
@@ -152,9 +154,16 @@ func TestRestartedBackup(t *testing.T) {
 	b.b, _ = NewBackup(b.now(), w.cfg, 1)
 	b.channel = 0
 	w.connect(a, b)
+	var lines strings.Builder
+	w.trace = func(format string, args ...any) { fmt.Fprintf(&lines, format+"\n", args...) }
 	w.advance(10*Millisecond, nil)
-	if a.p.State() != Solo || a.p.Status().Epoch != 2 || b.b.State() != Halted {
-		t.Errorf("A is %v in epoch %d, B is %v", a.p.State(), a.p.Status().Epoch, b.b.State())
+	for _, want := range []string{"A sends Bye: occupied", "A: Protected → Claiming: backup lost: its process is gone"} {
+		if !strings.Contains(lines.String(), want) {
+			t.Errorf("no sign of %q:\n%s", want, lines.String())
+		}
+	}
+	if a.p.State() != Solo || a.p.Status().Epoch != 2 {
+		t.Errorf("A is %v in epoch %d", a.p.State(), a.p.Status().Epoch)
 	}
 }
 

@@ -104,6 +104,9 @@ func (r *Replica) goLive(a ft.GoLive) {
 	r.rep = nil
 	r.stats.Failovers++
 	r.beginAnnouncing()
+	if r.w.Channel != nil && !r.w.Channel.Welcome() {
+		r.report(Event{Kind: Trouble, Text: "this copy has no address at which a new backup could reach it: the VM stays unprotected; start backups with --listen"})
+	}
 	if !a.Restart {
 		r.pace.resume(r.m, r.now)
 		r.repeat(a.Seq, a.Released)

@@ -120,6 +120,8 @@ func (r *Replica) disconnected(err error) {
 		r.p.Disconnected(r.now)
 	case r.b != nil:
 		r.b.Disconnected(r.now)
+	default:
+		r.redial = r.now + redialEvery
 	}
 }
 
@@ -176,6 +178,12 @@ func (r *Replica) message(b []byte) error {
 			return err
 		}
 		r.b.Connected(r.now)
+	}
+	if bye, ok := m.(ft.Bye); ok && bye.Why == ft.Occupied && r.b != nil && r.m == nil && r.target == nil {
+		r.report(Event{Kind: Trouble, Text: bye.Text})
+		r.w.Channel.Hangup()
+		r.b, r.redial = nil, r.now+redialEvery
+		return nil
 	}
 	switch {
 	case r.p != nil:

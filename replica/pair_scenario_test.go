@@ -33,6 +33,35 @@ func TestKillPrimary(t *testing.T) {
 	})
 }
 
+// Copies are killed again and again, and each time the survivor, whichever it is,
+// takes a new backup while the guest runs on: the VM is protected again.
+func TestGenerations(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		now, next := p.a, p.b
+		for epoch := event.Epoch(2); epoch <= 5; epoch++ {
+			p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+			p.w.Run(p.w.Chance().Between(0, 100*ms))
+			on, out := now, next
+			if !p.w.Chance().OneIn(3) {
+				on, out = next, now
+			}
+			if p.w.Chance().OneIn(2) {
+				out.p.Kill()
+			} else {
+				out.p.PullPlug()
+			}
+			if p.w.Chance().OneIn(2) { // the new one may be there before anybody knows of the loss
+				p.goesOn(on)
+			}
+			now, next = on, p.another()
+			p.await("the next epoch", 10*sim.Second, func() bool { return now.Status().Epoch == epoch })
+		}
+		p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+		p.progress(5)
+		p.check()
+	})
+}
+
 // The backup is killed: the primary goes on, and is protected by another one.
 func TestKillBackup(t *testing.T) {
 	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
@@ -43,9 +72,7 @@ func TestKillBackup(t *testing.T) {
 			p.b.p.PullPlug()
 		}
 		p.goesOn(p.a)
-		c := p.process("c")
-		p.link.Rewire(c.p)
-		p.backup(c)
+		c := p.another()
 		p.protected()
 		p.progress(5)
 		p.a.p.Kill()

@@ -34,6 +34,7 @@ type copyOf struct {
 	site   *sim.Site
 	ram    []byte
 	events []replica.Event
+	ran    *machine.Machine
 	steps  event.Step
 
 	arbiter string // that it asks, if not the one of all
@@ -48,6 +49,7 @@ type pair struct {
 	link   *sim.Link
 	a, b   *copyOf
 	copies []*copyOf
+	names  int
 	log    []event.Entry // of a, from its start
 	policy ft.Policy
 	others string // arbiter of the backup
@@ -89,7 +91,7 @@ func newPair(t testing.TB, seed uint64, cfg machine.Config, options ...func(p *p
 		t.Fatal(err)
 	}
 	p.a.p.Start()
-	p.backup(p.b)
+	p.backup(p.b, p.link.End(1))
 	return p
 }
 
@@ -113,20 +115,31 @@ func (p *pair) process(name string) *copyOf {
 		return at, ended
 	}
 	c.p.Cost = func() world.Time {
-		was := c.steps
+		var ran event.Step
 		if m := c.Machine(); m != nil {
-			c.steps = m.Step()
+			if c.ran == m {
+				ran = m.Step() - c.steps
+			}
+			c.ran, c.steps = m, m.Step()
 		}
-		return 3*sim.Microsecond + world.Time(c.steps-min(was, c.steps))*100
+		return 3*sim.Microsecond + world.Time(ran)*100
 	}
 	p.copies = append(p.copies, c)
 	return c
 }
 
+// another starts a new backup in place of a copy that is gone.
+func (p *pair) another() *copyOf {
+	p.names++
+	c := p.process(fmt.Sprintf("c%d", p.names))
+	p.backup(c, p.link.Rewire(c.p))
+	return c
+}
+
 // backup starts the replica of a process as a backup, and connects it.
-func (p *pair) backup(c *copyOf) {
+func (p *pair) backup(c *copyOf, end *sim.End) {
 	var err error
-	if c.Replica, err = replica.NewBackup(p.config(c), p.world(c, p.link.End(1))); err != nil {
+	if c.Replica, err = replica.NewBackup(p.config(c), p.world(c, end)); err != nil {
 		p.t.Fatal(err)
 	}
 	c.p.Start()

@@ -119,7 +119,8 @@ type Replica struct {
 	spoiled bool // the backup's machine has diverged
 
 	claim, fence pendingQuestion
-	acting       bool // act is under way
+	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
+	acting       bool    // act is under way
 	key          ft.Key
 	nextHash     ft.Time
 	hashStep     event.Step
@@ -232,7 +233,7 @@ func (r *Replica) Turn() (at world.Time, ended bool) {
 	case r.b != nil:
 		next = r.turnBackup()
 	default:
-		next = ft.Never
+		next = r.awaitPrimary()
 	}
 	r.act()
 	r.flush()
@@ -240,6 +241,23 @@ func (r *Replica) Turn() (at world.Time, ended bool) {
 		next = r.now
 	}
 	return world.Time(next), r.done != nil
+}
+
+// redialEvery is how often a backup dials whose connection ends before anything was
+// said: it reached a copy that is no primary, or is none any more.
+const redialEvery = 100 * ft.Millisecond
+
+// awaitPrimary looks for a primary that has not spoken yet.
+func (r *Replica) awaitPrimary() (next ft.Time) {
+	if r.redial == 0 {
+		return ft.Never
+	}
+	if r.now < r.redial {
+		return r.redial
+	}
+	r.redial = 0
+	r.w.Channel.Redial()
+	return ft.Never
 }
 
 func (r *Replica) flush() {

@@ -111,6 +111,9 @@ func (l *Link) welcome(t *net.TCPConn) error {
 	var g greeting
 	if err = g.receive(c.tls); err == nil {
 		c.peer = g.id
+		err = errBackup
+	}
+	if l.welcomes.Load() && errors.Is(err, errBackup) {
 		local, peer := unmap(t.LocalAddr()), unmap(t.RemoteAddr())
 		err = l.admit(ctx, c, local, netip.AddrPortFrom(peer.Addr(), g.port))
 	}
@@ -122,8 +125,8 @@ func (l *Link) welcome(t *net.TCPConn) error {
 		}
 		l.leave(c)
 		c.beat.spare()
-	} else if errors.Is(err, errBusy) {
-		busy.send(c.tls)
+	} else if v := verdictOf(err); v != comeIn {
+		v.send(c.tls)
 	}
 	t.Close()
 	return explainHandshake(err)
@@ -199,7 +202,7 @@ func (l *Link) dialUntilConnected(addr string) {
 	said := ""
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		err := l.dial(addr)
-		if err == nil || l.ctx.Err() != nil {
+		if err == nil || l.ctx.Err() != nil || l.welcomes.Load() {
 			return
 		}
 		if errors.As(err, new(refusal)) {
@@ -259,8 +262,8 @@ func (l *Link) introduce(ctx context.Context, c *conn) error {
 	if err := v.receive(c.tls); err != nil {
 		return err
 	}
-	if v != comeIn {
-		return errBusy
+	if err := v.err(); err != nil {
+		return err
 	}
 	return l.admit(ctx, c, netip.AddrPortFrom(local.Addr(), port), remote)
 }
