@@ -130,6 +130,9 @@ func (m *Machine) LoadState(r io.Reader) error {
 	return c.Err()
 }
 
+// StartCopy begins to hand on the pages of RAM while the machine runs.
+func (m *Machine) StartCopy() *mem.Copy { return m.ram.StartCopy() }
+
 // Blank builds a machine that is to be filled by SetPage and LoadState.
 func Blank(cfg Config, ram []byte) (*Machine, error) { return build(cfg, ram) }
 
