@@ -67,6 +67,7 @@ type Summary struct {
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
 	OutputDelay    float64 `json:"output_delay_seconds"`
 	Reprotection   float64 `json:"reprotection_seconds"` // from the start of a new backup to Protected; 0 if none was made
+	ClonePause     float64 `json:"clone_pause_seconds"`  // that the guest stood still for it at a time, at most
 }
 
 // vmName is the demo's VM; its lease and disk go by it.
@@ -355,7 +356,9 @@ func (s *story) again(ctx context.Context, c *client) error {
 		}
 		s.sum.Reprotection = time.Since(began).Seconds()
 		st, _ := s.control(s.now).Status()
-		s.say("pair        protected again after %.2f s, in epoch %d", s.sum.Reprotection, st.Epoch)
+		s.sum.ClonePause = st.ClonePause
+		s.say("pair        protected again after %.2f s, in epoch %d; %d MiB sent, the guest stood still for %.1f ms at most",
+			s.sum.Reprotection, st.Epoch, st.CloneBytes>>20, st.ClonePause*1e3)
 	}
 	if err := c.write(ctx, s.After); err != nil {
 		return err

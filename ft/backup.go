@@ -23,6 +23,7 @@ import (
 //	Fenced               Fencing   → Live       GoLive: re-issue, announce, Primary()
 type Backup struct {
 	side
+	begun    bool      // it is known where the log begins
 	start    event.Seq // the log begins after it
 	step     event.Step
 	received event.Seq
@@ -97,6 +98,8 @@ func (b *Backup) Receive(now Time, m Message) {
 	switch m := m.(type) {
 	case Hello:
 		err = b.greet(m)
+	case Begin:
+		err = b.begin(m)
 	case Entries:
 		err = b.entries(now, m)
 	case Bye:
@@ -122,9 +125,17 @@ func (b *Backup) greet(h Hello) error {
 	if resumed {
 		return nil
 	}
-	b.session, b.start, b.step = h.Session, h.Seq, h.Step
-	b.received, b.complete = h.Seq, h.Seq
-	b.done = Progress{Executed: h.Seq, Step: h.Step, Reads: h.Seq}
+	b.session = h.Session
+	return nil
+}
+
+func (b *Backup) begin(m Begin) error {
+	if !b.agreed || b.begun {
+		return errors.New("the primary began its log out of turn")
+	}
+	b.begun, b.start, b.step = true, m.Seq, m.Step
+	b.received, b.complete = m.Seq, m.Seq
+	b.done = Progress{Executed: m.Seq, Step: m.Step, Reads: m.Seq}
 	b.acked = b.done
 	return nil
 }
@@ -135,7 +146,7 @@ func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
 	if !b.paired() || b.loaded {
 		return fmt.Errorf("snapshot loaded in state %s: %w", b.state, ErrState)
 	}
-	if !b.met || seq != b.start || step != b.done.Step {
+	if !b.begun || seq != b.start || step != b.done.Step {
 		err := fmt.Errorf("the snapshot was taken after entry %d at step %d, the log begins after entry %d at step %d",
 			seq, step, b.start, b.done.Step)
 		b.Fail(now, err.Error())
@@ -153,7 +164,7 @@ func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
 // entries takes a part of the log. The acknowledgement comes first: outputs wait
 // for it.
 func (b *Backup) entries(now Time, m Entries) error {
-	if !b.agreed || m.Stamp < b.echo {
+	if !b.agreed || m.Stamp < b.echo || !b.begun {
 		return errors.New("the primary's entries came out of turn")
 	}
 	b.echo = m.Stamp
@@ -277,13 +288,13 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 	return nil
 }
 
-// Diverged reports that the machine has come as far as done and differs from the
-// log at entry seq. The primary is told, and goes on alone: it claims at once. With
+// Diverged reports that the machine has come as far as done, has emitted outputs up
+// to last, and differs from the log at entry seq. The primary is told, and goes on alone: it claims at once. With
 // the primary gone the policy decides, unless the rest of the log ends the VM.
 //
 // A primary that is thought to be alive may be dead all the same. So a backup that
 // could go on claims too, after the primary has had its time, and halts as it loses.
-func (b *Backup) Diverged(now Time, done Progress, seq event.Seq, what string) {
+func (b *Backup) Diverged(now Time, done Progress, last event.OutputID, seq event.Seq, what string) {
 	bye := Bye{Why: Diverged, Seq: seq, Text: what}
 	switch {
 	case b.state == Receiving:
@@ -297,6 +308,7 @@ func (b *Backup) Diverged(now Time, done Progress, seq event.Seq, what string) {
 		paired := b.paired()
 		b.done, b.complete = done, done.Executed // the rest of the log is not for this state
 		b.diverged, b.partial = true, nil
+		b.released = min(b.released, last)
 		if !paired {
 			b.claim("diverged from the lost primary's log: " + what)
 			return

@@ -13,7 +13,7 @@ import (
 const ProtocolVersion = 2
 
 // Message is what the sides of a pair say to each other on the logging channel:
-// one of Hello, Ready, Entries, Ack and Bye. The channel is authenticated,
+// one of Hello, Begin, Ready, Entries, Ack and Bye. The channel is authenticated,
 // reliable and ordered until it breaks.
 type Message interface{ message() }
 
@@ -31,8 +31,15 @@ type Hello struct {
 	Session uint64
 	Timeout Time
 	Buffer  uint64 // bytes of entries that the sender can keep
-	// Seq and Step are the primary's place at Attach, and the last entry that the
-	// backup has received.
+	// Seq and Step are the primary's place at Begin, if that was, and the last entry
+	// that the backup has received.
+	Seq  event.Seq
+	Step event.Step
+}
+
+// Begin says where the log begins: at the step of the snapshot that the backup loads,
+// which contains entry Seq. No entry comes before it.
+type Begin struct {
 	Seq  event.Seq
 	Step event.Step
 }
@@ -89,6 +96,7 @@ func (r Reason) String() string {
 }
 
 func (Hello) message()   {}
+func (Begin) message()   {}
 func (Ready) message()   {}
 func (Entries) message() {}
 func (Ack) message()     {}

@@ -39,6 +39,7 @@ func TestPrimaryDistrustsBackup(t *testing.T) {
 		"reads never asked":    Ack{Received: 2, Progress: Progress{Reads: 1000}},
 		"echo from the future": Ack{Received: 2, Echo: far},
 		"a second ready":       Ready{},
+		"a beginning":          Begin{Seq: 2},
 		"a second hello":       Hello{Version: 1},
 		"entries":              Entries{},
 	} {
@@ -75,6 +76,7 @@ func TestBackupDistrustsPrimary(t *testing.T) {
 			{Seq: 3, GoLive: true, Input: event.Control{Op: event.Switch, Arg: 9}}}},
 		"a second hello": Hello{Version: 1},
 		"an ack":         Ack{},
+		"a second begin": Begin{Seq: 2},
 	} {
 		_, _, b := pair(t)
 		if b.b.Receive(b.now(), m); b.b.State() != Halted {
@@ -113,7 +115,7 @@ func TestRefused(t *testing.T) {
 		cfg := scenarioConfig()
 		p, _ := NewPrimary(0, cfg, 1, 0, 0, 0)
 		b, _ := NewBackup(0, cfg, 1)
-		if err := p.Attach(0, 7, 0); err != nil {
+		if err := p.Attach(0, 7); err != nil {
 			t.Fatal(err)
 		}
 		p.Connected(0)
@@ -329,7 +331,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 // TestNotNow shows that calls that the state forbids are refused and change nothing.
 func TestNotNow(t *testing.T) {
 	_, a, b := pair(t)
-	if err := a.p.Attach(a.now(), 8, 0); !errors.Is(err, ErrState) {
+	if err := a.p.Attach(a.now(), 8); !errors.Is(err, ErrState) {
 		t.Errorf("a second backup: %v", err)
 	}
 	if _, err := b.b.Primary(b.now()); !errors.Is(err, ErrState) {

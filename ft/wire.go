@@ -39,6 +39,7 @@ const (
 	wireEntries
 	wireAck
 	wireBye
+	wireBegin
 )
 
 // AppendMessage appends the encoding of m to dst. The channel carries it behind
@@ -51,6 +52,7 @@ const (
 //	3 Entries  kind, stamp in ns, then a batch of the codec up to the end, or nothing
 //	4 Ack      kind, received, executed, step, reads, echo in ns
 //	5 Bye      kind, reason, seq, then the text up to the end: at most 1024 bytes
+//	6 Begin    kind, seq, step
 //
 // kind, role and reason are one byte each.
 func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
@@ -64,6 +66,8 @@ func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
 			uint64(m.Seq), uint64(m.Step)), nil
 	case Ready:
 		return append(dst, wireReady), nil
+	case Begin:
+		return appendUvarints(append(dst, wireBegin), uint64(m.Seq), uint64(m.Step)), nil
 	case Entries:
 		dst = appendUvarints(append(dst, wireEntries), uint64(m.Stamp))
 		if len(m.Entries) == 0 {
@@ -99,6 +103,8 @@ func DecodeMessage(b []byte, codec Codec) (Message, error) {
 		m = r.hello()
 	case wireReady:
 		m = Ready{}
+	case wireBegin:
+		m = Begin{Seq: event.Seq(r.uvarint()), Step: event.Step(r.uvarint())}
 	case wireEntries:
 		return r.entries(codec)
 	case wireAck:

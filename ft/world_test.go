@@ -179,7 +179,10 @@ func (w *world) attach(r *proc, name string, session uint64, load Time) *proc {
 	if b.b, err = NewBackup(b.now(), w.cfg, r.p.Status().Epoch); err != nil {
 		panic(err)
 	}
-	if err := r.p.Attach(r.now(), session, r.vm.step); err != nil {
+	if err := r.p.Attach(r.now(), session); err != nil {
+		panic(err)
+	}
+	if err := r.p.Begin(r.now(), r.vm.step); err != nil {
 		panic(err)
 	}
 	b.vm = r.vm
@@ -305,7 +308,7 @@ func (r *proc) step() {
 		r.receive(p)
 		r.act()
 	}
-	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.met {
+	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.begun {
 		r.loadAt = 0
 		if r.b.paired() {
 			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp); err != nil {
@@ -522,7 +525,7 @@ func (r *proc) execute() {
 		if m, ok := e.Input.(event.OutputMark); ok && (m.Last != r.vm.id || r.odd) {
 			r.todo, r.odd = nil, false
 			r.report()
-			r.b.Diverged(r.now(), Progress{r.seq, r.vm.step, r.seq}, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
+			r.b.Diverged(r.now(), Progress{r.seq, r.vm.step, r.seq}, r.vm.id, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
 			r.act()
 			return
 		}
@@ -615,6 +618,8 @@ func text(m Message) string {
 		return fmt.Sprintf("Ack %d, executed %d, echo %d", m.Received, m.Executed, m.Echo/Millisecond)
 	case Hello:
 		return fmt.Sprintf("Hello as %s for epoch %d, at entry %d", m.Role, m.Epoch, m.Seq)
+	case Begin:
+		return fmt.Sprintf("Begin after entry %d", m.Seq)
 	case Bye:
 		return strings.TrimRight(fmt.Sprintf("Bye: %s: %s", m.Why, m.Text), ": ")
 	}

@@ -74,15 +74,23 @@ func drive(t testing.TB, m *machine.Machine, disk []byte, to event.Step) {
 	}
 }
 
-// parts are all that a Source makes.
+// parts are all that a Source makes of a machine that stands still.
 func parts(t testing.TB, m *machine.Machine) (list [][]byte) {
 	t.Helper()
 	s, err := NewSource(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for part, ok := s.Next(); ok; part, ok = s.Next() {
-		list = append(list, bytes.Clone(part))
+	defer s.Close()
+	for !s.Ended() {
+		if part, ok := s.Next(); ok {
+			list = append(list, bytes.Clone(part))
+		}
+		if s.Settled() {
+			if err := s.Freeze(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	return list
 }
@@ -130,6 +138,68 @@ func TestClone(t *testing.T) {
 		drive(t, n, same, steps+50_000)
 		if m.HashAll() != n.HashAll() {
 			t.Errorf("from step %d: the clone went another way", steps)
+		}
+	}
+}
+
+// A machine that runs while it is cloned, in rounds and after them, arrives as it was
+// at Freeze, and one that was cloned goes on as one that was not.
+func TestCloneRunning(t *testing.T) {
+	for seed := range uint64(6) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		m, disk := running(t, 1+int(seed%3), 40_000)
+		alone, sameDisk := running(t, 1+int(seed%3), 40_000)
+		s, err := NewSource(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target, err := NewTarget(smallRAM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n *machine.Machine
+		var want uint64
+		var at event.Step
+		var diskThen []byte
+		var slices, later []event.Step // inputs come at their ends
+		for n == nil {
+			slices = append(slices, m.Step()+event.Step(rnd.IntN(3000)))
+			drive(t, m, disk, slices[len(slices)-1])
+			later = append(later, slices[len(slices)-1])
+			if s.Settled() {
+				if err := s.Freeze(); err != nil {
+					t.Fatal(err)
+				}
+				want, at, diskThen, later = m.HashAll(), m.Step(), bytes.Clone(disk), nil
+				continue
+			}
+			if part, ok := s.Next(); ok {
+				if n, err = target.Part(part); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if !s.Ended() {
+			t.Error("the machine is whole before the last part")
+		}
+		if s.round == 0 || s.round > maxRounds {
+			t.Errorf("seed %d: %d rounds", seed, s.round)
+		}
+		if n.Step() != at || n.HashAll() != want {
+			t.Fatalf("seed %d: the clone is not what the machine was at Freeze", seed)
+		}
+		s.Close()
+		for _, to := range later {
+			drive(t, n, diskThen, to)
+		}
+		for _, to := range slices {
+			drive(t, alone, sameDisk, to)
+		}
+		if m.HashAll() != n.HashAll() {
+			t.Errorf("seed %d: the clone went another way", seed)
+		}
+		if m.LastOutput() != alone.LastOutput() || m.Describe() != alone.Describe() {
+			t.Errorf("seed %d: cloning a machine has changed it: %s, not %s", seed, m.Describe(), alone.Describe())
 		}
 	}
 }

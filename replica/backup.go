@@ -86,7 +86,7 @@ func (r *Replica) diverged(err error) {
 		seq = d.Seq
 	}
 	r.report(Event{Kind: Trouble, Seq: seq, Text: err.Error()})
-	r.b.Diverged(r.now, done, seq, err.Error())
+	r.b.Diverged(r.now, done, r.rep.LastOutput(), seq, err.Error())
 }
 
 // goLive makes this copy the VM (design §5, rule 4): the log is drained, the

@@ -23,9 +23,6 @@ const (
 	packetLast    = 2
 )
 
-// cloneBacklog is how many bytes of a clone wait for the network at most.
-const cloneBacklog = 8 << 20
-
 var codec = ft.Codec{Append: replay.AppendBatch, Read: replay.ReadBatch}
 
 func (r *Replica) sendMessage(m ft.Message) {
@@ -93,25 +90,8 @@ func (r *Replica) connected() {
 	}
 }
 
-// attach begins to make a backup of whoever connected.
-func (r *Replica) attach() {
-	source, err := migrate.NewSource(r.m)
-	if err == nil {
-		err = r.p.Attach(r.now, r.session(), r.m.Step())
-	}
-	if err != nil {
-		r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
-		r.w.Channel.Hangup()
-		return
-	}
-	r.source = source
-	seq, _ := r.rec.Executed()
-	r.report(Event{Kind: CloneBegan, Seq: seq})
-	r.p.Connected(r.now)
-}
-
 func (r *Replica) disconnected(err error) {
-	r.source = nil
+	r.endClone()
 	if err != nil {
 		r.report(Event{Kind: Trouble, Text: "the logging channel ended: " + err.Error()})
 	}
@@ -192,45 +172,6 @@ func (r *Replica) message(b []byte) error {
 		r.b.Receive(r.now, m)
 	}
 	return nil
-}
-
-// sendClone queues as many parts as the network takes, and reports whether the
-// machine must still stand still.
-func (r *Replica) sendClone() (busy bool) {
-	if r.source == nil {
-		return false
-	}
-	// One part a turn, so that heartbeats go on.
-	if r.w.Channel.Backlog() < cloneBacklog {
-		part, ok := r.source.Next()
-		if ok {
-			done, of := r.source.Progress()
-			if done < of {
-				r.w.Channel.Send(append([]byte{packetPart}, part...))
-				return true
-			}
-			return r.sendState(part)
-		}
-	}
-	return true
-}
-
-// sendState sends the rest: the state, whose last part is behind the Seq.
-func (r *Replica) sendState(part []byte) (busy bool) {
-	for {
-		next, ok := r.source.Next()
-		if !ok {
-			break
-		}
-		r.w.Channel.Send(append([]byte{packetPart}, part...))
-		part = next
-	}
-	seq, _ := r.rec.Executed()
-	head := binary.LittleEndian.AppendUint64([]byte{packetLast}, uint64(seq))
-	r.w.Channel.Send(append(head, part...))
-	r.source = nil
-	r.report(Event{Kind: CloneSent, Seq: seq})
-	return false
 }
 
 func (r *Replica) clonePart(part []byte) error {

@@ -129,6 +129,31 @@ func TestStoppedBackup(t *testing.T) {
 	})
 }
 
+// The guest runs on while it is cloned over a slow network, in rounds and while the
+// last of it is sent; the clone goes live as well as any.
+func TestPreCopy(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		lines := func() int { return bytes.Count(p.vm.Console.Printed, []byte("\n")) }
+		p.await("a clone", 5*sim.Second, func() bool { return p.a.saw(replica.CloneBegan, "") })
+		began, at := lines(), p.w.Now()
+		p.await("the end of the rounds", 60*sim.Second, func() bool { return p.a.saw(replica.CloneFrozen, "") })
+		if took := p.w.Now() - at; took < 20*ms || lines() < began+int(took/(10*ms)) {
+			p.t.Errorf("the guest printed %d lines in %d ms of pre-copy", lines()-began, took/ms)
+		}
+		if !p.a.saw(replica.CloneRound, "round 1") {
+			p.t.Errorf("no rounds\n%s", p.describe())
+		}
+		p.await("a protected VM", 60*sim.Second, func() bool { return p.a.state() == ft.Protected })
+		if s := p.a.Stats(); s.Clones != 1 || s.CloneLeft != 0 || s.CloneBytes == 0 || s.CloneTime == 0 {
+			p.t.Errorf("stats of the clone: %+v", s)
+		}
+		p.w.Run(p.w.Chance().Between(0, 100*ms))
+		p.a.p.Kill()
+		p.goesOn(p.b)
+		p.check()
+	}, func(p *pair) { p.rate = 100_000 })
+}
+
 // The channel is cut or reset while the backup is made, before and after it may
 // claim: there is one VM, always.
 func TestCutChannel(t *testing.T) {
@@ -137,6 +162,8 @@ func TestCutChannel(t *testing.T) {
 		when func(p *pair) bool
 	}{
 		{"while the clone is sent", func(p *pair) bool { return p.a.saw(replica.CloneBegan, "") }},
+		{"in a later round", func(p *pair) bool { return p.a.saw(replica.CloneRound, "") }},
+		{"when the rounds have ended", func(p *pair) bool { return p.a.saw(replica.CloneFrozen, "") }},
 		{"when the clone is sent", func(p *pair) bool { return p.a.saw(replica.CloneSent, "") }},
 		{"when the backup may claim", func(p *pair) bool { return p.b.state() == ft.Replaying }},
 		{"when protected", func(p *pair) bool { return p.a.state() == ft.Protected }},
@@ -145,7 +172,9 @@ func TestCutChannel(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
 				p.await(m.name, 5e9, func() bool { return m.when(p) })
-				p.w.Run(p.w.Chance().Between(0, 5*ms))
+				if p.w.Chance().OneIn(2) {
+					p.w.Run(p.w.Chance().Between(0, 5*ms))
+				}
 				switch p.w.Chance().IntN(4) {
 				case 0:
 					p.link.Reset()

@@ -53,6 +53,7 @@ type pair struct {
 	log    []event.Entry // of a, from its start
 	policy ft.Policy
 	others string // arbiter of the backup
+	rate   int    // of clones
 }
 
 // eachSeed runs a scenario in many worlds.
@@ -158,6 +159,7 @@ func (p *pair) config(c *copyOf) replica.Config {
 		cfg.FT.Arbiter = c.arbiter
 	}
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
+	cfg.CloneRate = p.rate
 	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
 	cfg.Report = func(e replica.Event) {
 		c.events = append(c.events, e)

@@ -25,24 +25,21 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	}
 	r.announce()
-	if r.sendClone() {
-		if r.w.Channel.Backlog() >= cloneBacklog {
-			return r.now + ft.Millisecond // the network is the slower one
-		}
+	still, due := r.sendClone()
+	switch {
+	case r.done != nil:
 		return r.now
-	}
-	if r.p.Status().Wait != "" {
-		return r.p.Deadline() // an acknowledgement wakes it
-	}
-	if r.now < r.resumeAt {
-		return min(r.resumeAt, r.p.Deadline())
+	case still || r.p.Status().Wait != "":
+		return min(due, r.p.Deadline()) // an acknowledgement wakes it
+	case r.now < r.resumeAt:
+		return min(due, r.resumeAt, r.p.Deadline())
 	}
 	r.takeInputs()
 	r.act()
 	if r.done == nil && !r.idle && r.p.Status().Wait == "" {
 		r.runSlice()
 	}
-	return r.nextTurn()
+	return min(due, r.nextTurn())
 }
 
 // nextTurn is when there is something to do again if nothing arrives.

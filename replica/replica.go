@@ -41,13 +41,17 @@ type Config struct {
 	Console event.DeviceID
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
+	// CloneRate bounds the bytes that a clone sends in a second; 0: what the network
+	// takes. CloneShare is the part of the time that it takes from a busy guest in its
+	// first round, in thousandths, from 1 to 1000.
+	CloneRate, CloneShare int
 	// Report is told what happens.
 	Report func(Event)
 }
 
 // DefaultConfig returns the values of the product but for the identities in FT.
 func DefaultConfig() Config {
-	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond, Console: event.UART}
+	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond, Console: event.UART, CloneShare: 500}
 }
 
 // World is what a replica runs against. Channel is nil for a VM without a backup.
@@ -82,6 +86,8 @@ type EventKind string
 const (
 	StateChanged EventKind = "state"
 	CloneBegan   EventKind = "clone-began"
+	CloneRound   EventKind = "clone-round"
+	CloneFrozen  EventKind = "clone-frozen"
 	CloneSent    EventKind = "clone-sent"
 	WentLive     EventKind = "live"
 	Restarted    EventKind = "restarted"
@@ -113,6 +119,7 @@ type Replica struct {
 	sinkErr    error
 
 	source *migrate.Source // clone being sent
+	clone  clone           // how that goes
 	target *migrate.Target // clone arriving
 	ram    []byte          // of the clone that arrived
 
@@ -144,6 +151,13 @@ type Stats struct {
 	Released  uint64  // external outputs
 	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
+
+	Clones     uint64  // sent whole
+	ClonePause ft.Time // longest time that the machine stood still for the newest clone
+	CloneTime  ft.Time // that it took
+	CloneBytes uint64  // of its parts
+	CloneRound int     // that it is in
+	CloneLeft  int     // pages to be sent, those written since they were sent among them
 }
 
 // ErrEnded is returned by Err once the VM has ended by itself.
@@ -345,7 +359,7 @@ func (r *Replica) changed(c ft.Changed) {
 	case ft.Halted:
 		r.done = fmt.Errorf("%w: %s", ErrHalted, c.Why)
 	case ft.Solo:
-		r.source = nil
+		r.endClone()
 	case ft.Draining:
 		st := r.b.Status()
 		r.report(Event{Kind: Drain, Seq: st.Acked, Text: fmt.Sprintf("%d entries to execute", st.Acked-st.Backup.Executed)})
