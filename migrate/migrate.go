@@ -21,7 +21,9 @@
 // the guest go on between them.
 //
 // A part is a byte for its kind and a body compressed with Zstandard: 1, a piece of
-// the encoded machine.Config, whose last is empty; 2, pages, each its number (4
+// the encoded machine.Config, without what its boot segments hold, and an empty one
+// when that is whole; 4, between the two, a piece of a segment: its index (4 bytes,
+// little-endian) and bytes; 2, pages, each its number (4
 // bytes, little-endian) and 4096 bytes, or with bit 31 of the number set no bytes: it
 // is all zero; 3, a piece of the state, whose last is empty.
 package migrate
@@ -31,6 +33,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -44,6 +47,7 @@ const (
 	partConfig = 1
 	partPages  = 2
 	partState  = 3
+	partBoot   = 4
 )
 
 const (
@@ -81,6 +85,8 @@ type Source struct {
 	copy    *mem.Copy
 	zip     *zstd.Encoder
 	config  []byte
+	boot    []machine.Segment // still to be sent
+	segment uint32            // the index of the first
 	state   []byte
 	stage   stage
 	round   int
@@ -106,9 +112,14 @@ func NewSource(m *machine.Machine) (*Source, error) {
 		return nil, err
 	}
 	s := &Source{m: m, zip: zip, size: int(m.Pages())}
+	// The kernel and the initrd are large: they are not copied here.
 	cfg := m.Config()
+	s.boot = slices.Clone(cfg.Boot.Segments)
+	cfg.Boot.Segments = slices.Clone(s.boot)
+	for i := range cfg.Boot.Segments {
+		cfg.Boot.Segments[i].Data = nil
+	}
 	var b bytes.Buffer
-	b.Grow(bootBytes(cfg) + pieceBytes) // doubling would take twice the kernel
 	c := state.Saver(&b)
 	cfg.State(c)
 	if c.Err() != nil {
@@ -118,24 +129,19 @@ func NewSource(m *machine.Machine) (*Source, error) {
 	return s, nil
 }
 
-// bootBytes is what makes a Config large.
-func bootBytes(cfg machine.Config) (n int) {
-	for _, s := range cfg.Boot.Segments {
-		n += len(s.Data)
-	}
-	return n
-}
-
 // Next returns the next part; ok is false if there is none now: it is time for
 // Freeze, or the pages that it looked at were zero, or the clone has ended.
 func (s *Source) Next() (part []byte, ok bool) {
 	switch s.stage {
 	case config:
-		body := s.piece(&s.config)
-		if len(body) == 0 {
-			s.stage = rounds
+		if body := s.piece(&s.config); len(body) > 0 {
+			return s.pack(partConfig, body), true
 		}
-		return s.pack(partConfig, body), true
+		if body := s.bootPiece(); len(body) > 0 {
+			return s.pack(partBoot, body), true
+		}
+		s.stage = rounds
+		return s.pack(partConfig, nil), true
 	case rounds, lastRound:
 		if body := s.pages(); len(body) > 0 {
 			return s.pack(partPages, body), true
@@ -212,6 +218,20 @@ func (s *Source) piece(b *[]byte) []byte {
 	return p
 }
 
+// bootPiece is the next piece of a segment, behind its index.
+func (s *Source) bootPiece() []byte {
+	for len(s.boot) > 0 && len(s.boot[0].Data) == 0 {
+		s.boot = s.boot[1:]
+		s.segment++
+	}
+	if len(s.boot) == 0 {
+		return nil
+	}
+	s.scratch = binary.LittleEndian.AppendUint32(s.scratch[:0], s.segment)
+	s.scratch = append(s.scratch, s.piece(&s.boot[0].Data)...)
+	return s.scratch
+}
+
 // pages collects the next pages. In round 0 those that are zero need not be sent.
 func (s *Source) pages() []byte {
 	s.scratch = s.scratch[:0]
@@ -256,6 +276,8 @@ type Target struct {
 	newRAM func(size uint64) ([]byte, error)
 	unzip  *zstd.Decoder
 	config []byte
+	boot   [][]byte // by segment
+	size   int      // of config, boot and state
 	state  []byte
 	m      *machine.Machine
 	ended  bool // the last part came, or one that can't be used
@@ -272,7 +294,7 @@ func NewTarget(newRAM func(size uint64) ([]byte, error)) (*Target, error) {
 func (t *Target) Part(part []byte) (*machine.Machine, error) {
 	m, err := t.part(part)
 	if m != nil || err != nil {
-		t.ended, t.config, t.state, t.m = true, nil, nil, nil
+		t.ended, t.config, t.boot, t.state, t.m = true, nil, nil, nil, nil
 		t.unzip.Close()
 	}
 	return m, err
@@ -295,6 +317,8 @@ func (t *Target) part(part []byte) (*machine.Machine, error) {
 	switch kind := part[0]; {
 	case kind == partConfig && t.m == nil:
 		return nil, t.takeConfig(body)
+	case kind == partBoot && t.m == nil:
+		return nil, t.takeBoot(body)
 	case kind == partPages && t.m != nil:
 		return nil, t.takePages(body)
 	case kind == partState && t.m != nil:
@@ -305,14 +329,20 @@ func (t *Target) part(part []byte) (*machine.Machine, error) {
 
 func (t *Target) takeConfig(body []byte) error {
 	if len(body) > 0 {
-		return grow(&t.config, body)
+		return t.grow(&t.config, body)
 	}
 	var cfg machine.Config
 	c := state.Loader(bytes.NewReader(t.config))
-	t.config = nil
 	if cfg.State(c); c.Err() != nil {
 		return c.Err()
 	}
+	if len(t.boot) > len(cfg.Boot.Segments) {
+		return fmt.Errorf("%w: %d boot segments, there are %d", ErrPart, len(t.boot), len(cfg.Boot.Segments))
+	}
+	for i, b := range t.boot {
+		cfg.Boot.Segments[i].Data = b
+	}
+	t.config, t.boot = nil, nil
 	if err := cfg.CheckRAM(); err != nil {
 		return err
 	}
@@ -324,8 +354,19 @@ func (t *Target) takeConfig(body []byte) error {
 	return err
 }
 
-func grow(b *[]byte, body []byte) error {
-	if len(*b)+len(body) > maxState {
+func (t *Target) takeBoot(body []byte) error {
+	if len(body) < 4 || binary.LittleEndian.Uint32(body) >= machine.MaxSegments {
+		return fmt.Errorf("%w: a piece of no boot segment", ErrPart)
+	}
+	i := int(binary.LittleEndian.Uint32(body))
+	for len(t.boot) <= i {
+		t.boot = append(t.boot, nil)
+	}
+	return t.grow(&t.boot[i], body[4:])
+}
+
+func (t *Target) grow(b *[]byte, body []byte) error {
+	if t.size += len(body); t.size > maxState {
 		return fmt.Errorf("%w: more than %d bytes of state", ErrPart, maxState)
 	}
 	*b = append(*b, body...)
@@ -357,7 +398,7 @@ func (t *Target) takePages(body []byte) error {
 
 func (t *Target) takeState(body []byte) (*machine.Machine, error) {
 	if len(body) > 0 {
-		return nil, grow(&t.state, body)
+		return nil, t.grow(&t.state, body)
 	}
 	r := bytes.NewReader(t.state)
 	if err := t.m.LoadState(r); err != nil {

@@ -252,6 +252,10 @@ func TestHostileParts(t *testing.T) {
 		w, _ := zstd.NewWriter(nil)
 		return w.EncodeAll(make([]byte, n), []byte{kind})
 	}
+	boot := func(i uint32) []byte {
+		w, _ := zstd.NewWriter(nil)
+		return w.EncodeAll(binary.LittleEndian.AppendUint32(nil, i), []byte{partBoot})
+	}
 	for name, l := range map[string][][]byte{
 		"an empty part":           replace(1, nil),
 		"an unknown kind":         replace(1, []byte{9, 1, 2}),
@@ -266,6 +270,9 @@ func TestHostileParts(t *testing.T) {
 		"more behind the state":   replace(state, repack(t, list[state], func(b []byte) []byte { return append(b, 0) })),
 		"a body that explodes":    replace(0, bomb(partConfig, 64<<20)),
 		"bodies that explode":     replace(0, append(bomb(partConfig, maxBody), bomb(partConfig, maxBody)[1:]...)),
+		"a segment of none":       replace(1, bomb(partBoot, 3)),
+		"a segment too many":      append([][]byte{list[0], boot(1000)}, list[1:]...),
+		"a segment beyond":        append([][]byte{list[0], boot(1 << 31)}, list[1:]...),
 		"a machine of 1 TiB":      replace(0, repack(t, list[0], func(b []byte) []byte { binary.LittleEndian.PutUint64(b[8:], 1<<40); return b })),
 		"a machine of 2^32 harts": replace(0, repack(t, list[0], func(b []byte) []byte { binary.LittleEndian.PutUint32(b, 1<<32-1); return b })),
 	} {
@@ -295,7 +302,7 @@ func TestDamagedParts(t *testing.T) {
 			case 2:
 				l[i] = l[i][:rnd.IntN(len(l[i])+1)]
 			default:
-				if len(l[i]) < 6 || l[i][0] > partState || bytes.Equal(l[i], []byte{l[i][0]}) {
+				if len(l[i]) < 6 || l[i][0] > partBoot || bytes.Equal(l[i], []byte{l[i][0]}) {
 					continue
 				}
 				if !whole(l[i]) {
