@@ -357,7 +357,7 @@ func (s *story) again(ctx context.Context, c *client) error {
 		s.sum.Reprotection = time.Since(began).Seconds()
 		st, _ := s.control(s.now).Status()
 		s.sum.ClonePause = st.ClonePause
-		s.say("pair        protected again after %.2f s, in epoch %d; %d MiB sent, the guest stood still for %.1f ms at most",
+		s.say("pair        protected again after %.2f s, in epoch %d; %d MiB sent, the guest stood still for %.1f ms",
 			s.sum.Reprotection, st.Epoch, st.CloneBytes>>20, st.ClonePause*1e3)
 	}
 	if err := c.write(ctx, s.After); err != nil {

@@ -52,7 +52,7 @@ const (
 
 const (
 	pagesPerPart = 64
-	looksPerPart = 4096 // pages that may be zero
+	looksPerPart = 512 // pages that may be zero, and are made as they are looked at
 	pageRecord   = 4 + mem.PageSize
 	zeroRecord   = 1 << 31 // in the number of a page without bytes
 	// maxBody bounds a body when decompressed.

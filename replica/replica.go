@@ -153,7 +153,7 @@ type Stats struct {
 	Failovers uint64
 
 	Clones     uint64  // sent whole
-	ClonePause ft.Time // longest time that the machine stood still for the newest clone
+	ClonePause ft.Time // longest time that the machine stood still for the newest clone: for its state, or as too much was saved
 	CloneTime  ft.Time // that it took
 	CloneBytes uint64  // of its parts
 	CloneRound int     // that it is in
