@@ -366,10 +366,8 @@ func (p *Primary) steer(now Time) {
 		return
 	}
 	lag := p.log.lag()
-	if p.flow.control(now, lag, &p.cfg); p.holding {
-		return
-	}
-	if p.flow.stopped = false; lag < p.cfg.LagStop/2 {
+	p.flow.control(now, lag, !p.holding, &p.cfg)
+	if !p.holding && lag < p.cfg.LagStop/2 {
 		p.holding = true // from here on outputs wait
 		p.do(Record{[]event.Input{p.out.note(), event.Control{Op: event.Activate, Arg: uint64(p.owned + 1)}}})
 	}

@@ -37,7 +37,8 @@ type copyOf struct {
 	ran    *machine.Machine
 	steps  event.Step
 
-	arbiter string // that it asks, if not the one of all
+	arbiter  string     // that it asks, if not the one of all
+	stepCost world.Time // 100 ns if it is less
 }
 
 // pair is a protected VM in a simulated world: the guest of machinetest, its
@@ -116,15 +117,13 @@ func (p *pair) process(name string) *copyOf {
 		return at, ended
 	}
 	c.p.Cost = func() world.Time {
-		var ran event.Step
+		spent := 3*sim.Microsecond + c.spent()
 		if m := c.Machine(); m != nil {
-			if c.ran == m {
-				ran = m.Step() - c.steps
-			}
 			c.ran, c.steps = m, m.Step()
 		}
-		return 3*sim.Microsecond + world.Time(ran)*100
+		return spent
 	}
+	c.p.Spent = c.spent
 	p.copies = append(p.copies, c)
 	return c
 }
@@ -145,6 +144,14 @@ func (p *pair) backup(c *copyOf, end *sim.End) {
 	}
 	c.p.Start()
 	p.link.Connect()
+}
+
+// spent is the time that the machine's steps in this turn have taken.
+func (c *copyOf) spent() world.Time {
+	if c.Replica == nil || c.Machine() == nil || c.Machine() != c.ran {
+		return 0
+	}
+	return world.Time(c.ran.Step()-c.steps) * max(c.stepCost, 100)
 }
 
 func (c *copyOf) memory(size uint64) []byte {

@@ -26,6 +26,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 	}
 	r.announce()
 	still, due := r.sendClone()
+	r.countWait()
 	switch {
 	case r.done != nil:
 		return r.now
@@ -40,6 +41,24 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		r.runSlice()
 	}
 	return min(due, r.nextTurn())
+}
+
+// countWait adds up the time in which the machine must wait for the backup.
+func (r *Replica) countWait() {
+	why := ""
+	if s := r.p.Status(); s.State == ft.Syncing || s.State == ft.Protected {
+		why = s.Wait
+	}
+	if r.waiting != "" {
+		if r.stats.Waited == nil {
+			r.stats.Waited = map[string]ft.Time{}
+		}
+		r.stats.Waited[r.waiting] += r.now - r.waitSince
+		r.stats.WaitTime += r.now - r.waitSince
+	} else if why != "" {
+		r.stats.Waits++
+	}
+	r.waiting, r.waitSince = why, r.now
 }
 
 // nextTurn is when there is something to do again if nothing arrives.

@@ -131,6 +131,8 @@ type Replica struct {
 	key          ft.Key
 	nextHash     ft.Time
 	hashStep     event.Step
+	waiting      string  // why the machine waits for the backup
+	waitSince    ft.Time // and since when that was counted
 	resumeAt     ft.Time // the CPU share is used up until then
 	exit         *event.Exit
 	done         error // why the replica ended; nil while it runs
@@ -151,6 +153,10 @@ type Stats struct {
 	Released  uint64  // external outputs
 	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
+
+	Waits    uint64             // times that the machine of a primary had to wait for the backup
+	WaitTime ft.Time            // in sum
+	Waited   map[string]ft.Time // by reason
 
 	Clones     uint64  // sent whole
 	ClonePause ft.Time // longest time that the machine stood still for the newest clone: for its state, or as too much was saved
