@@ -168,7 +168,7 @@ func (r *run) fault() {
 		if old := p.peer; old != nil {
 			r.settleProc(old)
 		}
-		b := r.attach(p, r.name(), r.rng.Uint64()|1, Time(r.rng.IntN(30))*Millisecond)
+		b := r.attach(p, r.name(), r.rng.Uint64()|1, Time(r.rng.IntN(2)*r.rng.IntN(40))*Millisecond, Time(r.rng.IntN(30))*Millisecond)
 		r.shake(b)
 		return
 	}

@@ -16,7 +16,7 @@ func pair(t *testing.T) (w *world, a, b *proc) {
 	t.Helper()
 	w = newWorld(scenarioConfig())
 	a = w.start("A")
-	b = w.attach(a, "B", 7, Millisecond)
+	b = w.attach(a, "B", 7, 0, Millisecond)
 	w.advance(20*Millisecond, nil)
 	if a.p.State() != Protected || b.b.State() != Replaying {
 		t.Fatalf("A is %v, B is %v", a.p.State(), b.b.State())
@@ -90,7 +90,7 @@ func TestBackupDistrustsPrimary(t *testing.T) {
 func TestNotActivated(t *testing.T) {
 	w := newWorld(scenarioConfig())
 	a := w.start("A")
-	b := w.attach(a, "B", 7, Second)
+	b := w.attach(a, "B", 7, 0, Second)
 	w.advance(10*Millisecond, nil)
 	b.b.Receive(b.now(), Entries{Stamp: Never, Entries: []event.Entry{
 		{Seq: 1, GoLive: true, Input: event.Control{Op: event.Activate, Arg: 2}}}})
@@ -250,7 +250,7 @@ func TestWrongSnapshot(t *testing.T) {
 		step event.Step
 	}{{1, 0}, {0, 1}} {
 		w := newWorld(scenarioConfig())
-		b := w.attach(w.start("A"), "B", 7, Second)
+		b := w.attach(w.start("A"), "B", 7, 0, Second)
 		w.advance(10*Millisecond, nil)
 		if err := b.b.Loaded(b.now(), at.seq, at.step); err == nil || b.b.State() != Halted {
 			t.Errorf("entry %d, step %d: %v, it is %v", at.seq, at.step, err, b.b.State())
@@ -279,7 +279,7 @@ func TestReleasedEvery(t *testing.T) {
 func TestLateActivation(t *testing.T) {
 	w := newWorld(scenarioConfig())
 	a := w.start("A")
-	w.attach(a, "B", 7, Second)
+	w.attach(a, "B", 7, 0, Second)
 	w.advance(10*Millisecond, nil)
 	a.record(event.Control{Op: event.Activate, Arg: 2}, true)
 	for _, action := range a.p.Actions() {

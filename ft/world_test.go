@@ -129,6 +129,8 @@ type proc struct {
 	todo    []event.Entry
 	perTick event.Step // that a backup executes in a millisecond
 	odd     bool
+	beginAt Time // of a primary: its backup's copy is taken
+	load    Time
 	loadAt  Time
 	loadSeq event.Seq
 	loadStp event.Step
@@ -172,8 +174,9 @@ func (w *world) start(name string) *proc {
 	return r
 }
 
-// attach makes a backup of r by copying its VM; loading that takes a while.
-func (w *world) attach(r *proc, name string, session uint64, load Time) *proc {
+// attach makes a backup of r. Its VM is copied for a while as it runs, and loading the
+// rest takes another.
+func (w *world) attach(r *proc, name string, session uint64, copying, load Time) *proc {
 	b := w.newProc(name)
 	var err error
 	if b.b, err = NewBackup(b.now(), w.cfg, r.p.Status().Epoch); err != nil {
@@ -182,16 +185,29 @@ func (w *world) attach(r *proc, name string, session uint64, load Time) *proc {
 	if err := r.p.Attach(r.now(), session); err != nil {
 		panic(err)
 	}
-	if err := r.p.Begin(r.now(), r.vm.step); err != nil {
-		panic(err)
-	}
-	b.vm = r.vm
-	b.vm.emitted = append([]output(nil), r.vm.emitted...)
-	b.seq, b.loadSeq, b.loadStp, b.loadAt = r.seq, r.seq, r.vm.step, w.now+load
 	b.peer, r.peer = r, b
+	r.beginAt, r.load = w.now+copying, load
+	if copying == 0 {
+		r.begin()
+	}
 	w.connect(r, b)
 	r.act()
 	return b
+}
+
+// begin is the end of copying: the log begins.
+func (r *proc) begin() {
+	b := r.peer
+	r.beginAt = 0
+	if r.p.State() != Syncing {
+		return
+	}
+	if err := r.p.Begin(r.now(), r.vm.step); err != nil {
+		r.w.breach("%s: %v", r.name, err)
+	}
+	b.vm = r.vm
+	b.vm.emitted = append([]output(nil), r.vm.emitted...)
+	b.seq, b.loadSeq, b.loadStp, b.loadAt = r.seq, r.seq, r.vm.step, r.w.now+r.load
 }
 
 var channels int
@@ -315,6 +331,10 @@ func (r *proc) step() {
 				r.w.breach("%s: %v", r.name, err)
 			}
 		}
+		r.act()
+	}
+	if r.p != nil && r.beginAt != 0 && r.w.now >= r.beginAt {
+		r.begin()
 		r.act()
 	}
 	r.execute()
