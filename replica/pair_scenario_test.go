@@ -423,7 +423,9 @@ func TestDivergedRestart(t *testing.T) {
 	})
 }
 
-// With the other policy such a copy goes on from where it is, and says so.
+// With the other policy such a copy goes on from where it is, and says so. It lacks
+// what the primary did after that: what left then may be contradicted, and is not
+// checked here.
 func TestDivergedContinue(t *testing.T) {
 	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
 		p.divergeWhileDraining(func() {
@@ -437,10 +439,6 @@ func TestDivergedContinue(t *testing.T) {
 		p.goesOn(p.b)
 		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 1 {
 			p.t.Errorf("%d boots", boots)
-		}
-		p.checkConsole()
-		for _, rule := range p.w.Broken() {
-			p.t.Error(rule)
 		}
 	}, func(p *pair) { p.policy = ft.ContinueOnDivergence })
 }
