@@ -44,6 +44,7 @@ type replicaFlags struct {
 	dial     string // of the primary
 	timeout  time.Duration
 	diverged string
+	rate     string // of clones
 	console  string
 	events   string
 	control  string
@@ -75,6 +76,9 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 					return usageError{fmt.Errorf("--%s is missing; see %s --help", name, c.CommandPath())}
 				}
 			}
+			if err := f.tune(&replica.Config{}); err != nil {
+				return err // before anything is opened
+			}
 			return run(c.Context(), f)
 		},
 	}
@@ -86,6 +90,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
 	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
+	fs.StringVar(&f.rate, "clone-rate", "", "bytes a second, with K, M or G, that a clone of this copy for a new backup may send; default: what the network takes")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
@@ -144,7 +149,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	c.closers = append(c.closers, events)
 	c.cfg.FT = c.cfg.FT.WithTimeout(ft.Time(f.timeout))
-	if c.cfg.FT.OnDivergence, err = divergencePolicy(f.diverged); err != nil {
+	if err := f.tune(&c.cfg); err != nil {
 		return nil, err
 	}
 	id := sha256.Sum256([]byte(f.vm.name))
@@ -172,14 +177,24 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	return c, c.cfg.FT.Validate()
 }
 
-func divergencePolicy(s string) (ft.Policy, error) {
-	switch s {
+// tune takes what flags say about how the copy runs.
+func (f *replicaFlags) tune(cfg *replica.Config) error {
+	switch f.diverged {
 	case "restart":
-		return ft.RestartOnDivergence, nil
+		cfg.FT.OnDivergence = ft.RestartOnDivergence
 	case "continue":
-		return ft.ContinueOnDivergence, nil
+		cfg.FT.OnDivergence = ft.ContinueOnDivergence
+	default:
+		return usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", f.diverged)}
 	}
-	return 0, usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", s)}
+	if f.rate != "" {
+		n, err := parseSize(f.rate)
+		if err != nil {
+			return usageError{fmt.Errorf("--clone-rate %s: %w", f.rate, err)}
+		}
+		cfg.CloneRate = int(min(n, 1<<40))
+	}
+	return nil
 }
 
 // guestRAM maps memory for the life of the process.
