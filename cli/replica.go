@@ -243,6 +243,9 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err != nil {
 		return err
 	}
+	if epoch > 1 { // it boots again: see machine.Config
+		vm.config.Console = machine.ConsoleStart(epoch)
+	}
 	devices, err := c.site.OpenNow(epoch)
 	if err != nil {
 		return err

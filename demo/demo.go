@@ -66,8 +66,8 @@ type Summary struct {
 	BootToService  float64 `json:"boot_to_service_seconds"`
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
 	OutputDelay    float64 `json:"output_delay_seconds"`
-	Reprotection   float64 `json:"reprotection_seconds"` // from the start of a new backup to Protected; 0 if none was made
-	ClonePause     float64 `json:"clone_pause_seconds"`  // that the guest stood still for it at a time, at most
+	Reprotection   float64 `json:"reprotection_seconds,omitempty"` // from the start of a new backup to Protected; 0 if none was made
+	ClonePause     float64 `json:"clone_pause_seconds,omitempty"`  // that the guest stood still for it at a time, at most
 }
 
 // vmName is the demo's VM; its lease and disk go by it.
