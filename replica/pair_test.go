@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	seeds   = flag.Uint64("seeds", 5, "seeds of each scenario")
+	seeds   = flag.Uint64("seeds", 3, "seeds of each scenario")
 	first   = flag.Uint64("seed", 0, "the first seed")
 	verbose = flag.Bool("trace", false, "log what happens in the simulated world")
 )
