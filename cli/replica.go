@@ -134,6 +134,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	if c.tls, err = loadTLS(f.tls); err != nil {
 		return nil, err
 	}
+	c.tls.Log = diagnostics()
 	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: vm.slots, Wake: c.wake})
 	console := io.Discard
 	if f.console != "" {

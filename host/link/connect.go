@@ -71,7 +71,8 @@ func (l *Link) accept() {
 		}
 		l.goes(func() {
 			defer l.exit(c)
-			if err := l.welcome(c); err != nil && l.ctx.Err() == nil {
+			// A peer that is told to come again knows; it may do so for days.
+			if err := l.welcome(c); err != nil && verdictOf(err) == comeIn && l.ctx.Err() == nil {
 				l.diagnose("a connection to the channel was refused", "from", c.RemoteAddr().String(), "error", err)
 			}
 		})
@@ -206,7 +207,7 @@ func (l *Link) dialUntilConnected(addr string) {
 			return
 		}
 		if errors.As(err, new(refusal)) {
-			l.cfg.Log.Warn("the connection to the peer was refused", "address", addr, "error", err)
+			l.cfg.Log.Debug("the connection to the peer was refused", "address", addr, "error", err)
 			l.inbox.offer(world.ChannelEvent{Kind: world.Refused, Err: fmt.Errorf("connect to the peer at %s: %w", addr, err)})
 			return
 		}
