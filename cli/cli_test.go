@@ -147,6 +147,8 @@ func TestErrors(t *testing.T) {
 		{failure, []string{dir, "new directory"}, []string{"image", "build", dir}},
 
 		{usage, []string{"--tls is missing"}, []string{"replica", "primary"}},
+		{usage, []string{"--on-divergence x", "restart"}, []string{"replica", "backup", "--tls", none, "--arbiter", none, "--dial", "a:1", "--on-divergence", "x"}},
+		{usage, []string{"--clone-rate x"}, []string{"replica", "primary", "--tls", none, "--arbiter", none, "--listen", "a:1", "--clone-rate", "x"}},
 		{usage, []string{"--kill x", "primary"}, []string{"demo", "--kill", "x"}},
 		{usage, []string{"--format x", "json"}, []string{"demo", "--format", "x"}},
 		{usage, []string{"--memory 16M", "128M"}, []string{"demo", "--memory", "16M"}},

@@ -40,8 +40,11 @@ type replicaFlags struct {
 	diskSize string
 	tls      string
 	arbiter  string
-	peer     string // listen or dial
+	listen   string // own address
+	dial     string // of the primary
 	timeout  time.Duration
+	diverged string
+	rate     string // of clones
 	console  string
 	events   string
 	control  string
@@ -54,20 +57,27 @@ func replicaCommand() *cobra.Command {
 		Hidden: true, // what tandem demo starts: one process for each copy
 	}
 	group(c)
-	c.AddCommand(replicaRole("primary", "listen", "HOST:PORT to wait for the backup at", runPrimary),
-		replicaRole("backup", "dial", "HOST:PORT of the primary", runBackup))
+	primary, f := replicaRole("primary", []string{"tls", "arbiter", "listen"}, runPrimary)
+	primary.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where a backup may dial at any time")
+	backup, f := replicaRole("backup", []string{"tls", "arbiter", "dial"}, runBackup)
+	backup.Flags().StringVar(&f.dial, "dial", "", "HOST:PORT of the primary")
+	backup.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where the next backup may dial once this one has gone live")
+	c.AddCommand(primary, backup)
 	return c
 }
 
-func replicaRole(role, flag, help string, run func(context.Context, *replicaFlags) error) *cobra.Command {
+func replicaRole(role string, needs []string, run func(context.Context, *replicaFlags) error) (*cobra.Command, *replicaFlags) {
 	f := &replicaFlags{}
 	c := &cobra.Command{
 		Use: role, Short: "Run the " + role + " of a VM", Args: args(0, 0, "no arguments"),
 		RunE: func(c *cobra.Command, _ []string) error {
-			for _, name := range []string{"tls", "arbiter", flag} {
+			for _, name := range needs {
 				if !c.Flags().Changed(name) {
 					return usageError{fmt.Errorf("--%s is missing; see %s --help", name, c.CommandPath())}
 				}
+			}
+			if err := f.tune(&replica.Config{}); err != nil {
+				return err // before anything is opened
 			}
 			return run(c.Context(), f)
 		},
@@ -78,12 +88,13 @@ func replicaRole(role, flag, help string, run func(context.Context, *replicaFlag
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
-	fs.StringVar(&f.peer, flag, "", help)
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
+	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
+	fs.StringVar(&f.rate, "clone-rate", "", "bytes a second, with K, M or G, that a clone of this copy for a new backup may send; default: what the network takes")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
-	return c
+	return c, f
 }
 
 // copyOfVM is what both roles need to run.
@@ -123,6 +134,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	if c.tls, err = loadTLS(f.tls); err != nil {
 		return nil, err
 	}
+	c.tls.Log = diagnostics()
 	c.site = site.New(site.Config{VM: f.vm.name, Owner: c.owner, Arbiter: c.arbiter, Slots: vm.slots, Wake: c.wake})
 	console := io.Discard
 	if f.console != "" {
@@ -138,9 +150,13 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	c.closers = append(c.closers, events)
 	c.cfg.FT = c.cfg.FT.WithTimeout(ft.Time(f.timeout))
+	if err := f.tune(&c.cfg); err != nil {
+		return nil, err
+	}
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
+	c.cfg.FT.Arbiter = "folder " + c.arbiter.ID()
 	c.cfg.Console = vm.console
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
@@ -160,6 +176,26 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 		c.closers = append(c.closers, c.control)
 	}
 	return c, c.cfg.FT.Validate()
+}
+
+// tune takes what flags say about how the copy runs.
+func (f *replicaFlags) tune(cfg *replica.Config) error {
+	switch f.diverged {
+	case "restart":
+		cfg.FT.OnDivergence = ft.RestartOnDivergence
+	case "continue":
+		cfg.FT.OnDivergence = ft.ContinueOnDivergence
+	default:
+		return usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", f.diverged)}
+	}
+	if f.rate != "" {
+		n, err := parseSize(f.rate)
+		if err != nil {
+			return usageError{fmt.Errorf("--clone-rate %s: %w", f.rate, err)}
+		}
+		cfg.CloneRate = int(min(n, 1<<40))
+	}
+	return nil
 }
 
 // guestRAM maps memory for the life of the process.
@@ -208,6 +244,9 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err != nil {
 		return err
 	}
+	if epoch > 1 { // it boots again: see machine.Config
+		vm.config.Console = machine.ConsoleStart(epoch)
+	}
 	devices, err := c.site.OpenNow(epoch)
 	if err != nil {
 		return err
@@ -225,7 +264,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	host.ReturnMemory()
-	l, err := link.Listen(f.peer, c.tls, c.wake)
+	l, err := link.Listen(f.listen, c.tls, c.wake)
 	if err != nil {
 		return err
 	}
@@ -265,7 +304,8 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	l, err := link.Dial(f.peer, c.tls, c.wake)
+	c.tls.Address = f.listen
+	l, err := link.Dial(f.dial, c.tls, c.wake)
 	if err != nil {
 		return err
 	}

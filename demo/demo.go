@@ -34,6 +34,7 @@ type Options struct {
 	After      time.Duration // and after it
 	Out        io.Writer     // the timeline
 	Kill       Victim
+	Again      bool // then make a new backup, and kill the primary of that pair
 	Memory     string
 	Engines    [2]string // of the primary and of the backup
 	Progress   image.Progress
@@ -65,6 +66,8 @@ type Summary struct {
 	BootToService  float64 `json:"boot_to_service_seconds"`
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
 	OutputDelay    float64 `json:"output_delay_seconds"`
+	Reprotection   float64 `json:"reprotection_seconds,omitempty"` // from the start of a new backup to Protected; 0 if none was made
+	ClonePause     float64 `json:"clone_pause_seconds,omitempty"`  // that the guest stood still for it at a time, at most
 }
 
 // vmName is the demo's VM; its lease and disk go by it.
@@ -84,8 +87,10 @@ type story struct {
 	began time.Time
 	procs []*process
 	image *image.Image
-	addr  string // of the database on the host
-	peer  string // where the primary waits for the backup
+	addr  string            // of the database on the host
+	now   string            // the copy that is primary: the name of its process
+	next  string            // its backup
+	peers map[string]string // the copies' own addresses
 
 	killed time.Time
 	sum    Summary
@@ -148,7 +153,7 @@ func (s *story) startServices(ctx context.Context) error {
 	if err := os.Mkdir(s.path("arbiter"), 0o700); err != nil {
 		return err
 	}
-	ports, err := freePorts(2)
+	ports, err := freePorts(4)
 	if err != nil {
 		return err
 	}
@@ -166,7 +171,7 @@ func (s *story) startServices(ctx context.Context) error {
 		}
 	}
 	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
-	s.peer = ports[1]
+	s.peers = map[string]string{"primary": ports[1], "backup": ports[2], "backup2": ports[3]}
 	return s.startReplicas()
 }
 
@@ -186,30 +191,36 @@ const guestIP = "10.77.0.2"
 
 // startReplicas starts primary and backup.
 func (s *story) startReplicas() error {
-	size := fmt.Sprint(s.image.Manifest.DiskSize)
-	common := []string{"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
-		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"), "--disk-size", size,
-		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}
-	for i, role := range []struct{ name, flag string }{{"primary", "--listen"}, {"backup", "--dial"}} {
-		args := append([]string{"replica", role.name, role.flag, s.peer, "--engine", s.Engines[i],
-			"--console", s.path(role.name + ".console"), "--events", s.path(role.name + ".events"),
-			"--control", s.path(role.name + ".sock")}, common...)
-		if err := s.start(role.name, args...); err != nil {
-			return err
-		}
+	s.now, s.next = "primary", "backup"
+	if err := s.startReplica(s.now, s.Engines[0], "primary"); err != nil {
+		return err
 	}
-	s.say("pair        primary is process %d, backup is process %d", s.proc("primary").pid(), s.proc("backup").pid())
+	if err := s.startReplica(s.next, s.Engines[1], "backup", "--dial", s.peers[s.now]); err != nil {
+		return err
+	}
+	s.say("pair        primary is process %d, backup is process %d", s.proc(s.now).pid(), s.proc(s.next).pid())
 	return nil
 }
 
-func (s *story) control(role string) *control.Client {
-	return control.NewClient(s.path(role + ".sock"))
+// startReplica starts one copy of the VM as a process with a name.
+func (s *story) startReplica(name, engine, role string, more ...string) error {
+	args := append([]string{"replica", role, "--listen", s.peers[name], "--engine", engine,
+		"--console", s.path(name + ".console"), "--events", s.path(name + ".events"), "--control", s.path(name + ".sock"),
+		"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
+		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"),
+		"--disk-size", fmt.Sprint(s.image.Manifest.DiskSize),
+		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}, more...)
+	return s.start(name, args...)
+}
+
+func (s *story) control(name string) *control.Client {
+	return control.NewClient(s.path(name + ".sock"))
 }
 
 // startPair waits until the backup could go on.
 func (s *story) startPair(ctx context.Context) error {
 	err := s.until(ctx, pairTimeout, func() bool {
-		st, err := s.control("primary").Status()
+		st, err := s.control(s.now).Status()
 		return err == nil && st.State == "Protected"
 	})
 	if err != nil {
@@ -225,7 +236,7 @@ func (s *story) waitForService(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the guest's database did not answer in time: %w", err)
 	}
-	st, _ := s.control("primary").Status()
+	st, _ := s.control(s.now).Status()
 	s.sum.BootToService = st.GuestSeconds
 	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time", st.GuestSeconds)
 	return nil
@@ -236,12 +247,12 @@ func (s *story) load(ctx context.Context) error {
 	c := newClient(s.addr)
 	defer c.close()
 	s.say("load        one client, one TCP connection, SET after SET")
-	before, _ := s.control("primary").Status()
+	before, _ := s.control(s.now).Status()
 	start := time.Now()
 	if err := c.write(ctx, s.Before); err != nil {
 		return err
 	}
-	after, err := s.control("primary").Status()
+	after, err := s.control(s.now).Status()
 	if err == nil {
 		s.sum.LogBitsPerSec = float64(after.LogSentBytes-before.LogSentBytes) * 8 / time.Since(start).Seconds()
 	}
@@ -262,6 +273,11 @@ func (s *story) load(ctx context.Context) error {
 		}
 	}
 	s.tellFailover()
+	if s.Again {
+		if err := s.again(ctx, c); err != nil {
+			return err
+		}
+	}
 	s.sum.LongestGap, s.sum.MedianAnswer = c.longestGap().Seconds(), c.median().Seconds()
 	s.say("load        goes on: %d writes acknowledged, longest gap between two answers %.0f ms", c.acknowledged(), s.sum.LongestGap*1e3)
 	lost, err := c.verify(ctx)
@@ -326,15 +342,68 @@ func (s *story) wakePrimary(ctx context.Context) error {
 	return nil
 }
 
+// again gives the copy that goes on a new backup under load, and kills that copy.
+func (s *story) again(ctx context.Context, c *client) error {
+	if s.Kill != KillBoth {
+		s.next = "backup2"
+		began := time.Now()
+		if err := s.startReplica(s.next, s.Engines[1], "backup", "--dial", s.peers[s.now]); err != nil {
+			return err
+		}
+		s.say("pair        a new backup is process %d; it dials %s, which goes on under load", s.proc(s.next).pid(), s.now)
+		if err := s.protectUnderLoad(ctx, c); err != nil {
+			return err
+		}
+		s.sum.Reprotection = time.Since(began).Seconds()
+		st, _ := s.control(s.now).Status()
+		s.sum.ClonePause = st.ClonePause
+		s.say("pair        protected again after %.2f s, in epoch %d; %d MiB sent, the guest stood still for %.1f ms",
+			s.sum.Reprotection, st.Epoch, st.CloneBytes>>20, st.ClonePause*1e3)
+	}
+	if err := c.write(ctx, s.After); err != nil {
+		return err
+	}
+	victim := s.proc(s.now)
+	s.say("KILL -9     %s, the primary now, process %d", s.now, victim.pid())
+	s.killed = time.Now()
+	if err := victim.kill(); err != nil {
+		return err
+	}
+	s.now = s.next
+	if err := c.write(ctx, s.After); err != nil {
+		return err
+	}
+	s.tellSurvivor(s.now)
+	return nil
+}
+
+// protectUnderLoad writes until the pair is protected.
+func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
+	for end := time.Now().Add(pairTimeout); ; {
+		if err := c.write(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+		if st, err := s.control(s.now).Status(); err == nil && st.State == "Protected" {
+			return nil
+		}
+		if p := s.proc(s.next); p.ended() || time.Now().After(end) {
+			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", pairTimeout, s.next, p.ended())
+		}
+	}
+}
+
 // tellFailover reads what the survivor wrote about it.
 func (s *story) tellFailover() {
-	survivor := "backup"
 	switch s.Kill {
-	case KillBackup:
-		survivor = "primary"
 	case KillBoth:
 		return // nobody survived
+	case KillPrimary, StopPrimary:
+		s.now = s.next
 	}
+	s.tellSurvivor(s.now)
+}
+
+func (s *story) tellSurvivor(survivor string) {
 	for _, e := range readEvents(s.path(survivor + ".events")) {
 		d := e.Time.Sub(s.killed)
 		if d < 0 {
@@ -346,7 +415,9 @@ func (s *story) tellFailover() {
 		}
 		if e.Kind == "live" {
 			text = fmt.Sprintf("this copy is the VM now, in epoch %d from step %d", e.Epoch, e.Step)
-			s.sum.FailoverToLive = d.Seconds()
+			if s.sum.FailoverToLive == 0 {
+				s.sum.FailoverToLive = d.Seconds()
+			}
 		}
 		if s.sum.Detection == 0 && e.Kind == "state" {
 			s.sum.Detection = d.Seconds()
@@ -369,6 +440,9 @@ func (s Summary) Print(w io.Writer) {
   mean delay of a held output  %.2f ms
 `, s.Acknowledged, s.Lost, s.Reconnects, s.LongestGap*1e3, s.MedianAnswer*1e3, s.Detection*1e3,
 		s.ReplayLag*1e3, s.FailoverToLive*1e3, s.LogBitsPerSec/1e6, s.OutputDelay*1e3)
+	if s.Reprotection > 0 {
+		fmt.Fprintf(w, "  new backup to protected      %.2f s\n", s.Reprotection)
+	}
 }
 
 // JSON writes the summary as one object on one line.

@@ -119,7 +119,7 @@ func waitFor(ctx context.Context, limit time.Duration, ok func() bool) error {
 
 // cleanUp ends all processes, waits for them and removes the folder.
 func (s *story) cleanUp() {
-	for _, role := range []string{"primary", "backup"} {
+	for _, role := range []string{"primary", "backup", "backup2"} {
 		if p := s.proc(role); p != nil && !p.ended() {
 			s.control(role).PowerOff()
 		}

@@ -290,6 +290,15 @@ func check(t *testing.T, s demo.Summary) {
 // Killing the backup costs nothing: the primary goes on alone.
 func TestKillBackup(t *testing.T) { check(t, runDemo(t, "--kill", "backup")) }
 
+// The survivor of a kill takes a new backup under load, and may be killed in turn:
+// one connection, nothing lost, two failovers.
+func TestKillAgain(t *testing.T) {
+	s := runDemo(t, "--again", "--before", "3s", "--after", "2s")
+	if check(t, s); s.Reprotection == 0 {
+		t.Error("no new backup was made")
+	}
+}
+
 // Killing both loses nothing that was acknowledged: redis flushed it first.
 func TestKillBoth(t *testing.T) {
 	if s := runDemo(t, "--kill", "both", "--before", "3s", "--after", "2s"); s.Acknowledged == 0 || s.Lost != 0 {
@@ -300,7 +309,7 @@ func TestKillBoth(t *testing.T) {
 // A primary that is stopped until the backup is live halts when it wakes.
 func TestStoppedPrimary(t *testing.T) { check(t, runDemo(t, "--kill", "stopped")) }
 
-// Killing the primary at random moments of a load loses no acknowledged write and
+// Killing copies, once or twice, at random moments of a load loses no acknowledged write and
 // opens no second connection.
 func TestChaos(t *testing.T) {
 	rounds := 2
@@ -310,7 +319,11 @@ func TestChaos(t *testing.T) {
 	for i := range rounds {
 		before := time.Second + rand.N(3*time.Second)
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			check(t, runDemo(t, "--before", before.String(), "--after", "3s"))
+			args := []string{"--before", before.String(), "--after", "3s", "--kill", []string{"primary", "backup"}[rand.N(2)]}
+			if rand.N(2) == 0 {
+				args = append(args, "--again")
+			}
+			check(t, runDemo(t, args...))
 		})
 	}
 }

@@ -23,6 +23,7 @@ import (
 //	Fenced               Fencing   → Live       GoLive: re-issue, announce, Primary()
 type Backup struct {
 	side
+	begun    bool      // it is known where the log begins
 	start    event.Seq // the log begins after it
 	step     event.Step
 	received event.Seq
@@ -36,7 +37,8 @@ type Backup struct {
 	active   bool           // Activate(owned+1) is in a complete group
 	released event.OutputID // Released, in complete groups
 	powerOff event.Seq      // in a complete group, or 0
-	restart  bool           // diverged while draining
+	diverged bool           // could not execute the log
+	claimAt  Time           // and claims then, unless it had to drain the log
 
 	done   Progress
 	echo   Time // newest stamp received
@@ -96,6 +98,8 @@ func (b *Backup) Receive(now Time, m Message) {
 	switch m := m.(type) {
 	case Hello:
 		err = b.greet(m)
+	case Begin:
+		err = b.begin(m)
 	case Entries:
 		err = b.entries(now, m)
 	case Bye:
@@ -121,9 +125,17 @@ func (b *Backup) greet(h Hello) error {
 	if resumed {
 		return nil
 	}
-	b.session, b.start, b.step = h.Session, h.Seq, h.Step
-	b.received, b.complete = h.Seq, h.Seq
-	b.done = Progress{Executed: h.Seq, Step: h.Step, Reads: h.Seq}
+	b.session = h.Session
+	return nil
+}
+
+func (b *Backup) begin(m Begin) error {
+	if !b.agreed || b.begun {
+		return errors.New("the primary began its log out of turn")
+	}
+	b.begun, b.start, b.step = true, m.Seq, m.Step
+	b.received, b.complete = m.Seq, m.Seq
+	b.done = Progress{Executed: m.Seq, Step: m.Step, Reads: m.Seq}
 	b.acked = b.done
 	return nil
 }
@@ -134,7 +146,7 @@ func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
 	if !b.paired() || b.loaded {
 		return fmt.Errorf("snapshot loaded in state %s: %w", b.state, ErrState)
 	}
-	if !b.met || seq != b.start || step != b.done.Step {
+	if !b.begun || seq != b.start || step != b.done.Step {
 		err := fmt.Errorf("the snapshot was taken after entry %d at step %d, the log begins after entry %d at step %d",
 			seq, step, b.start, b.done.Step)
 		b.Fail(now, err.Error())
@@ -152,7 +164,7 @@ func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
 // entries takes a part of the log. The acknowledgement comes first: outputs wait
 // for it.
 func (b *Backup) entries(now Time, m Entries) error {
-	if !b.agreed || m.Stamp < b.echo {
+	if !b.agreed || m.Stamp < b.echo || !b.begun {
 		return errors.New("the primary's entries came out of turn")
 	}
 	b.echo = m.Stamp
@@ -276,18 +288,34 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 	return nil
 }
 
-// Diverged reports that the machine differs from the log at entry seq, which it
-// has not executed. The primary is told, and goes on alone. With the primary gone
-// the policy decides.
-func (b *Backup) Diverged(now Time, seq event.Seq, what string) {
+// Diverged reports that the machine has come as far as done, has emitted outputs up
+// to last, and differs from the log at entry seq. The primary is told, and goes on alone: it claims at once. With
+// the primary gone the policy decides, unless the rest of the log ends the VM.
+//
+// A primary that is thought to be alive may be dead all the same. So a backup that
+// could go on claims too, after the primary has had its time, and halts as it loses.
+func (b *Backup) Diverged(now Time, done Progress, last event.OutputID, seq event.Seq, what string) {
+	bye := Bye{Why: Diverged, Seq: seq, Text: what}
 	switch {
-	case b.paired():
-		b.bye(Bye{Why: Diverged, Seq: seq, Text: what})
+	case b.state == Receiving:
+		b.bye(bye)
 		b.halt("diverged from the primary: " + what)
-	case b.state == Draining:
-		b.complete = b.done.Executed // the rest of the log is not for this state
-		b.restart = b.cfg.OnDivergence == RestartOnDivergence
-		b.claim("diverged from the lost primary's log: " + what)
+	case b.state != Replaying && b.state != Draining || b.diverged:
+	case b.powerOff != 0:
+		b.bye(Bye{Why: Ended})
+		b.change(Off, "the VM has ended")
+	default:
+		paired := b.paired()
+		b.done, b.complete = done, done.Executed // the rest of the log is not for this state
+		b.diverged, b.partial = true, nil
+		b.released = min(b.released, last)
+		if !paired {
+			b.claim("diverged from the lost primary's log: " + what)
+			return
+		}
+		b.bye(bye)
+		b.claimAt = now + 2*b.cfg.Timeout
+		b.change(Draining, "diverged from the primary, which goes on if it is alive: %s", what)
 	}
 }
 
@@ -310,8 +338,11 @@ func (b *Backup) halt(why string) {
 // Tick is to be called at Deadline and, so that the detector runs, after the
 // sockets were drained.
 func (b *Backup) Tick(now Time) {
-	if (b.state == Claiming || b.state == Fencing) && now >= b.retryAt {
+	switch {
+	case (b.state == Claiming || b.state == Fencing) && now >= b.retryAt:
 		b.ask()
+	case b.state == Draining && b.diverged && now >= b.claimAt:
+		b.claim("the primary has had its time")
 	}
 	if !b.paired() {
 		return
@@ -330,6 +361,8 @@ func (b *Backup) Deadline() Time {
 	switch {
 	case b.state == Claiming || b.state == Fencing:
 		return b.retryAt
+	case b.state == Draining && b.diverged:
+		return b.claimAt
 	case !b.paired() || !b.met:
 		return Never
 	}
@@ -422,9 +455,11 @@ func (b *Backup) Fenced(now Time, epoch event.Epoch, err error) {
 		b.putOff(now)
 	default:
 		b.change(Live, "older epochs are fenced")
-		b.do(GoLive{Epoch: b.owned, Seq: b.complete, Released: b.released, Restart: b.restart})
+		b.do(GoLive{Epoch: b.owned, Seq: b.complete, Released: b.released, Diverged: b.diverged, Restart: b.restart()})
 	}
 }
+
+func (b *Backup) restart() bool { return b.diverged && b.cfg.OnDivergence == RestartOnDivergence }
 
 // Primary returns what a backup that is Live has become. Outputs that are not
 // known to have left are then held, and leave at once.
@@ -432,7 +467,7 @@ func (b *Backup) Primary(now Time) (*Primary, error) {
 	if b.state != Live {
 		return nil, fmt.Errorf("become the primary in state %s: %w", b.state, ErrState)
 	}
-	if b.restart {
+	if b.restart() {
 		return NewPrimary(now, b.cfg, b.owned, b.complete, 0, 0)
 	}
 	return NewPrimary(now, b.cfg, b.owned, b.complete, b.done.Step, b.released)

@@ -8,6 +8,9 @@ import "fmt"
 type Config struct {
 	VM      VM
 	Machine uint64 // version of package machine: peers with another one are refused
+	// Arbiter tells arbiters apart: two that both say yes make two primaries. At
+	// most maxArbiter bytes.
+	Arbiter string
 
 	// Timeout is how long the backup waits for a sign of life before it takes the
 	// primary for lost; both sides must agree on it. PrimaryTimeout is the same for
@@ -68,6 +71,7 @@ func (c Config) Validate() error {
 		text  string
 	}{
 		{c.VM != VM{}, "the VM has no id"},
+		{len(c.Arbiter) <= maxArbiter, "the arbiter's identity is too long"},
 		{0 < c.Lease && c.Lease <= c.Timeout/10*9, "the lease must be at most nine tenths of the detection timeout"},
 		{c.PrimaryTimeout < c.Timeout, "the primary's timeout must be shorter than the backup's"},
 		{0 < c.BeatEvery && 3*c.BeatEvery <= c.PrimaryTimeout, "three heartbeats must fit into the primary's timeout"},

@@ -80,6 +80,13 @@
 // may be repeated, and TCP and disks absorb that (§2.2). PowerOff and Exit wait
 // like outputs; a backup that has executed one ends and never claims (§3.3).
 //
+// # A copy that differs
+//
+// A backup that can't execute the log is not that VM. The primary is told, claims
+// and goes on. If there is no primary any more, to be known by a claim that the
+// backup wins, the VM boots from its disk, as after a power cut (Policy): what
+// clients were told to be on the disk is there, what was in memory only is lost.
+//
 // # Driving it
 //
 // A replica owns the machine, the sockets and the clock. One goroutine does
@@ -227,7 +234,8 @@ type GoLive struct {
 	Epoch    event.Epoch
 	Seq      event.Seq      // of the last entry executed; the log goes on from here
 	Released event.OutputID // outputs up to here are known to have left
-	Restart  bool           // not this state, which has diverged: boot from disk
+	Diverged bool           // this state is not the one that the log tells of
+	Restart  bool           // so not this state: boot from disk, at step 0
 }
 
 // Changed says that the state has changed and why; nothing need be done to make

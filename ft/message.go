@@ -10,10 +10,10 @@ import (
 
 // ProtocolVersion is the version of messages and heartbeats, and of the rules
 // by which they are answered.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // Message is what the sides of a pair say to each other on the logging channel:
-// one of Hello, Ready, Entries, Ack and Bye. The channel is authenticated,
+// one of Hello, Begin, Ready, Entries, Ack and Bye. The channel is authenticated,
 // reliable and ordered until it breaks.
 type Message interface{ message() }
 
@@ -23,6 +23,7 @@ type Hello struct {
 	Role    Role
 	Machine uint64
 	VM      VM
+	Arbiter string      // identity of the one that this side asks
 	Epoch   event.Epoch // that the backup may claim once it is activated
 	// Session numbers the attempts of a primary at making a backup. A backup that
 	// says 0 has met no primary yet; a process that was restarted can't take its
@@ -30,8 +31,15 @@ type Hello struct {
 	Session uint64
 	Timeout Time
 	Buffer  uint64 // bytes of entries that the sender can keep
-	// Seq and Step are the primary's place at Attach, and the last entry that the
-	// backup has received.
+	// Seq and Step are the primary's place at Begin, if that was, and the last entry
+	// that the backup has received.
+	Seq  event.Seq
+	Step event.Step
+}
+
+// Begin says where the log begins: at the step of the snapshot that the backup loads,
+// which contains entry Seq. No entry comes before it.
+type Begin struct {
 	Seq  event.Seq
 	Step event.Step
 }
@@ -76,10 +84,11 @@ const (
 	Diverged                    // the backup differs from the log at entry Seq
 	Failed                      // something this side depends on has failed
 	Ended                       // PowerOff or Exit
+	Occupied                    // the primary waits for another backup: come again
 )
 
 func (r Reason) String() string {
-	names := [...]string{"", "refused", "dismissed", "diverged", "failed", "ended"}
+	names := [...]string{"", "refused", "dismissed", "diverged", "failed", "ended", "occupied"}
 	if int(r) < len(names) {
 		return names[r]
 	}
@@ -87,6 +96,7 @@ func (r Reason) String() string {
 }
 
 func (Hello) message()   {}
+func (Begin) message()   {}
 func (Ready) message()   {}
 func (Entries) message() {}
 func (Ack) message()     {}
@@ -114,6 +124,7 @@ func (h Hello) check(peer Hello) error {
 		{"protocol version", h.Version, peer.Version, upgrade},
 		{"machine version", h.Machine, peer.Machine, upgrade},
 		{"VM", fmt.Sprintf("%x", h.VM), fmt.Sprintf("%x", peer.VM), "connect the backup to its own primary"},
+		{"arbiter", h.Arbiter, peer.Arbiter, "give both copies the same folder on shared storage as --arbiter, and see that its file system is mounted on both hosts"},
 		{"epoch", h.Epoch, peer.Epoch, "start a new backup for the present epoch"},
 		{"detection timeout", h.Timeout, peer.Timeout, "give both hosts the same timeout"},
 		{"peer's role", 3 - h.Role, peer.Role, "connect a primary to a backup"},

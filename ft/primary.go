@@ -18,7 +18,9 @@ var ErrState = errors.New("not now")
 //
 //	primary                                        backup
 //	Attach: Syncing      ── Hello ──►              Connected
-//	                     ◄── Hello ──
+//	the machine is       ◄── Hello ──
+//	copied while it runs
+//	Begin: the snapshot  ── Begin ──►
 //	                     ── Entries … ──►
 //	                     ◄── Ready ──              Loaded: the snapshot is there
 //	the lag is small: holds outputs,
@@ -35,7 +37,8 @@ type Primary struct {
 	out  held
 	flow flow
 
-	start struct { // of the log: the place at Attach
+	begun bool     // the log is kept
+	start struct { // of the log: the place at Begin
 		seq  event.Seq
 		step event.Step
 	}
@@ -68,19 +71,34 @@ func NewPrimary(now Time, cfg Config, owned event.Epoch, seq event.Seq, step eve
 	return p, nil
 }
 
-// Attach begins to make a backup: it is called with the machine at the step of the
-// snapshot that the backup will load, between two groups, and the log is kept from
-// there on. The session is any number but 0 that this VM has not used before.
-func (p *Primary) Attach(now Time, session uint64, step event.Step) error {
-	if p.state != Solo || session == 0 || step < p.step {
-		return fmt.Errorf("attach a backup in state %s, session %d, at step %d: %w", p.state, session, step, ErrState)
+// Attach begins to make a backup. The session is any number but 0 that this VM has
+// not used before.
+func (p *Primary) Attach(now Time, session uint64) error {
+	if p.state != Solo || session == 0 {
+		return fmt.Errorf("attach a backup in state %s, session %d: %w", p.state, session, ErrState)
 	}
-	p.session, p.met, p.step = session, false, step
+	p.session, p.met, p.begun = session, false, false
+	p.start.seq, p.start.step = 0, 0
+	p.log = window{}
+	p.life, p.progress = detector{last: now}, detector{last: now}
+	p.beats.heard, p.lease, p.stamp, p.trip, p.retryAfter, p.ready = 0, 0, 0, 0, 0, false
+	p.change(Syncing, "a backup was attached")
+	return nil
+}
+
+// Begin is called with the machine at the step of the snapshot that the backup will
+// load, between two groups. The log is kept from there on.
+func (p *Primary) Begin(now Time, step event.Step) error {
+	if p.state != Syncing || p.begun || step < p.step {
+		return fmt.Errorf("begin the log of a backup in state %s at step %d: %w", p.state, step, ErrState)
+	}
+	p.begun, p.step = true, step
 	p.start.seq, p.start.step = p.seq, step
 	p.log = newWindow(p.seq)
-	p.life, p.progress = detector{last: now}, detector{last: now}
-	p.beats.heard, p.lease, p.stamp, p.retryAfter, p.ready = 0, 0, 0, 0, false
-	p.change(Syncing, "a backup was attached")
+	p.progress = detector{last: now}
+	if p.up {
+		p.send(Begin{Seq: p.seq, Step: step})
+	}
 	return nil
 }
 
@@ -132,7 +150,7 @@ func (p *Primary) Append(now Time, entries ...event.Entry) error {
 		if c, ok := e.Input.(event.Control); ok {
 			p.control(now, e.Seq, c)
 		}
-		if p.paired() {
+		if p.paired() && p.begun {
 			p.log.push(now, e)
 		}
 	}
@@ -259,6 +277,9 @@ func (p *Primary) Connected(now Time) {
 		return
 	}
 	p.connected(now, p.start.seq, p.start.step)
+	if p.begun && !p.met {
+		p.send(Begin{Seq: p.start.seq, Step: p.start.step})
+	}
 }
 
 // Disconnected reports that the channel is broken, after all that came through it
@@ -288,13 +309,18 @@ func (p *Primary) Receive(now Time, m Message) {
 	if !p.paired() || !p.up {
 		return
 	}
+	if h, ok := m.(Hello); ok && p.met && !p.agreed && h.Session == 0 {
+		// A new backup, before it is known whether the old one is lost.
+		p.bye(Bye{Why: Occupied, Text: "the primary has a backup, or waits for one to come back"})
+		return
+	}
 	p.Heard(now)
 	var err error
 	switch m := m.(type) {
 	case Hello:
 		err = p.greet(now, m)
 	case Ready:
-		if p.ready || !p.agreed {
+		if p.ready || !p.agreed || !p.begun {
 			err = errors.New("it is ready, but nobody waits for it")
 		}
 		p.ready = true
@@ -340,10 +366,8 @@ func (p *Primary) steer(now Time) {
 		return
 	}
 	lag := p.log.lag()
-	if p.flow.control(now, lag, &p.cfg); p.holding {
-		return
-	}
-	if p.flow.stopped = false; lag < p.cfg.LagStop/2 {
+	p.flow.control(now, lag, !p.holding, &p.cfg)
+	if !p.holding && lag < p.cfg.LagStop/2 {
 		p.holding = true // from here on outputs wait
 		p.do(Record{[]event.Input{p.out.note(), event.Control{Op: event.Activate, Arg: uint64(p.owned + 1)}}})
 	}
@@ -361,9 +385,11 @@ func (p *Primary) ack(now Time, a Ack) error {
 		p.progress.heard(now, p.cfg.MaxGap)
 	}
 	p.peer = a.Progress
-	if trip := now - a.Echo; p.trip == 0 {
+	switch trip := now - a.Echo; {
+	case a.Echo == 0: // of a stamp that it has not seen
+	case p.trip == 0:
 		p.trip = trip
-	} else {
+	default:
 		p.trip += (trip - p.trip) / 16
 	}
 	p.lease = max(p.lease, a.Echo+p.cfg.Lease)

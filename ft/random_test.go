@@ -168,7 +168,7 @@ func (r *run) fault() {
 		if old := p.peer; old != nil {
 			r.settleProc(old)
 		}
-		b := r.attach(p, r.name(), r.rng.Uint64()|1, Time(r.rng.IntN(30))*Millisecond)
+		b := r.attach(p, r.name(), r.rng.Uint64()|1, Time(r.rng.IntN(2)*r.rng.IntN(40))*Millisecond, Time(r.rng.IntN(30))*Millisecond)
 		r.shake(b)
 		return
 	}
@@ -198,6 +198,9 @@ func (r *run) fault() {
 		p.perTick = event.Step(1 + r.rng.IntN(100))
 	case 13:
 		if !r.crashed && r.one(2) {
+			if p.p != nil && !p.stopped && r.one(4) {
+				r.part(p)
+			}
 			r.crashed = true
 			p.hostDown = r.one(2)
 			r.crash(p)
@@ -206,13 +209,18 @@ func (r *run) fault() {
 		r.ask(p)
 	case 15:
 		if p.p != nil && !p.stopped {
-			p.record(event.ConsoleIn{Data: []byte("part")}, false)
-			if r.one(2) {
-				p.record(event.ConsoleIn{Data: []byte("say")}, false)
-			}
-			p.act()
+			r.part(p)
 		}
 	}
+}
+
+// part records a group that does not end yet.
+func (r *run) part(p *proc) {
+	p.record(event.ConsoleIn{Data: []byte("part")}, false)
+	if r.one(2) {
+		p.record(event.ConsoleIn{Data: []byte("say")}, false)
+	}
+	p.act()
 }
 
 // ask has the operator or the guest do something rare.

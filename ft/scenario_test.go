@@ -21,7 +21,8 @@ var update = flag.Bool("update", false, "rewrite the expected output in testdata
 // Heartbeats, and acknowledgements that repeat the one before, are left out.
 //
 //	pair [key=duration …]   A is a protected primary, B its backup; keys are of Config
-//	start [key=duration …], attach B LOAD    the parts of that; the snapshot takes LOAD to load
+//	start [key=duration …], attach B LOAD [COPY]  the parts of that; the snapshot takes LOAD to load,
+//	                        and before that COPY to be taken while the VM runs
 //	run DURATION            time passes
 //	input A WORD [open]     an input, in an entry that ends its group unless open
 //	output A                an input to which the VM answers with an output
@@ -158,7 +159,7 @@ func (d *driver) command(f []string) {
 		for _, kv := range f[1:] {
 			d.configure(kv)
 		}
-		d.w.attach(d.w.start("A"), "B", 1, 5*Millisecond)
+		d.w.attach(d.w.start("A"), "B", 1, 0, 5*Millisecond)
 		d.w.advance(20*Millisecond, nil)
 		d.out.Reset()
 		d.status()
@@ -169,9 +170,13 @@ func (d *driver) command(f []string) {
 		}
 		d.w.start("A")
 	case "attach":
+		var copying Time
+		if f[3] != "" {
+			copying = d.duration(f[3])
+		}
 		for _, r := range d.w.procs {
 			if r.p != nil && r.p.State() == Solo {
-				d.w.attach(r, f[1], uint64(len(d.w.procs)), d.duration(f[2]))
+				d.w.attach(r, f[1], uint64(len(d.w.procs)), copying, d.duration(f[2]))
 				break
 			}
 		}

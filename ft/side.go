@@ -103,7 +103,7 @@ func (s *side) connected(now Time, seq event.Seq, step event.Step) {
 
 func (s *side) hello(seq event.Seq, step event.Step) Hello {
 	return Hello{
-		Version: ProtocolVersion, Role: s.role, Machine: s.cfg.Machine, VM: s.cfg.VM, Epoch: s.owned + 1,
+		Version: ProtocolVersion, Role: s.role, Machine: s.cfg.Machine, VM: s.cfg.VM, Arbiter: s.cfg.Arbiter, Epoch: s.owned + 1,
 		Session: s.session, Timeout: s.cfg.Timeout, Buffer: uint64(s.cfg.LogBuffer), Seq: seq, Step: step,
 	}
 }

@@ -4,6 +4,7 @@ package ft
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ func pair(t *testing.T) (w *world, a, b *proc) {
 	t.Helper()
 	w = newWorld(scenarioConfig())
 	a = w.start("A")
-	b = w.attach(a, "B", 7, Millisecond)
+	b = w.attach(a, "B", 7, 0, Millisecond)
 	w.advance(20*Millisecond, nil)
 	if a.p.State() != Protected || b.b.State() != Replaying {
 		t.Fatalf("A is %v, B is %v", a.p.State(), b.b.State())
@@ -38,6 +39,7 @@ func TestPrimaryDistrustsBackup(t *testing.T) {
 		"reads never asked":    Ack{Received: 2, Progress: Progress{Reads: 1000}},
 		"echo from the future": Ack{Received: 2, Echo: far},
 		"a second ready":       Ready{},
+		"a beginning":          Begin{Seq: 2},
 		"a second hello":       Hello{Version: 1},
 		"entries":              Entries{},
 	} {
@@ -74,6 +76,7 @@ func TestBackupDistrustsPrimary(t *testing.T) {
 			{Seq: 3, GoLive: true, Input: event.Control{Op: event.Switch, Arg: 9}}}},
 		"a second hello": Hello{Version: 1},
 		"an ack":         Ack{},
+		"a second begin": Begin{Seq: 2},
 	} {
 		_, _, b := pair(t)
 		if b.b.Receive(b.now(), m); b.b.State() != Halted {
@@ -87,7 +90,7 @@ func TestBackupDistrustsPrimary(t *testing.T) {
 func TestNotActivated(t *testing.T) {
 	w := newWorld(scenarioConfig())
 	a := w.start("A")
-	b := w.attach(a, "B", 7, Second)
+	b := w.attach(a, "B", 7, 0, Second)
 	w.advance(10*Millisecond, nil)
 	b.b.Receive(b.now(), Entries{Stamp: Never, Entries: []event.Entry{
 		{Seq: 1, GoLive: true, Input: event.Control{Op: event.Activate, Arg: 2}}}})
@@ -104,6 +107,7 @@ func TestRefused(t *testing.T) {
 		"machine version":   func(h *Hello) { h.Machine++ },
 		"VM":                func(h *Hello) { h.VM[3]++ },
 		"epoch":             func(h *Hello) { h.Epoch++ },
+		"arbiter":           func(h *Hello) { h.Arbiter = "another" },
 		"detection timeout": func(h *Hello) { h.Timeout++ },
 		"peer's role":       func(h *Hello) { h.Role = 3 - h.Role },
 		"session":           func(h *Hello) { h.Session = 99 - h.Session*99/7 },
@@ -111,7 +115,7 @@ func TestRefused(t *testing.T) {
 		cfg := scenarioConfig()
 		p, _ := NewPrimary(0, cfg, 1, 0, 0, 0)
 		b, _ := NewBackup(0, cfg, 1)
-		if err := p.Attach(0, 7, 0); err != nil {
+		if err := p.Attach(0, 7); err != nil {
 			t.Fatal(err)
 		}
 		p.Connected(0)
@@ -143,7 +147,8 @@ func hello(actions []Action) Hello {
 }
 
 // TestRestartedBackup shows that a process that takes the place of a restarted
-// backup is refused: it has met nobody, and the primary has a backup.
+// backup is told to come again, for it has met nobody; that alone costs the
+// primary's backup nothing. Its process is gone here, and the primary notices that.
 func TestRestartedBackup(t *testing.T) {
 	w, a, b := pair(t)
 	w.reset(a)
@@ -151,9 +156,16 @@ func TestRestartedBackup(t *testing.T) {
 	b.b, _ = NewBackup(b.now(), w.cfg, 1)
 	b.channel = 0
 	w.connect(a, b)
+	var lines strings.Builder
+	w.trace = func(format string, args ...any) { fmt.Fprintf(&lines, format+"\n", args...) }
 	w.advance(10*Millisecond, nil)
-	if a.p.State() != Solo || a.p.Status().Epoch != 2 || b.b.State() != Halted {
-		t.Errorf("A is %v in epoch %d, B is %v", a.p.State(), a.p.Status().Epoch, b.b.State())
+	for _, want := range []string{"A sends Bye: occupied", "A: Protected → Claiming: backup lost: its process is gone"} {
+		if !strings.Contains(lines.String(), want) {
+			t.Errorf("no sign of %q:\n%s", want, lines.String())
+		}
+	}
+	if a.p.State() != Solo || a.p.Status().Epoch != 2 {
+		t.Errorf("A is %v in epoch %d", a.p.State(), a.p.Status().Epoch)
 	}
 }
 
@@ -238,7 +250,7 @@ func TestWrongSnapshot(t *testing.T) {
 		step event.Step
 	}{{1, 0}, {0, 1}} {
 		w := newWorld(scenarioConfig())
-		b := w.attach(w.start("A"), "B", 7, Second)
+		b := w.attach(w.start("A"), "B", 7, 0, Second)
 		w.advance(10*Millisecond, nil)
 		if err := b.b.Loaded(b.now(), at.seq, at.step); err == nil || b.b.State() != Halted {
 			t.Errorf("entry %d, step %d: %v, it is %v", at.seq, at.step, err, b.b.State())
@@ -267,7 +279,7 @@ func TestReleasedEvery(t *testing.T) {
 func TestLateActivation(t *testing.T) {
 	w := newWorld(scenarioConfig())
 	a := w.start("A")
-	w.attach(a, "B", 7, Second)
+	w.attach(a, "B", 7, 0, Second)
 	w.advance(10*Millisecond, nil)
 	a.record(event.Control{Op: event.Activate, Arg: 2}, true)
 	for _, action := range a.p.Actions() {
@@ -319,7 +331,7 @@ func TestHaltedStaysHalted(t *testing.T) {
 // TestNotNow shows that calls that the state forbids are refused and change nothing.
 func TestNotNow(t *testing.T) {
 	_, a, b := pair(t)
-	if err := a.p.Attach(a.now(), 8, 0); !errors.Is(err, ErrState) {
+	if err := a.p.Attach(a.now(), 8); !errors.Is(err, ErrState) {
 		t.Errorf("a second backup: %v", err)
 	}
 	if _, err := b.b.Primary(b.now()); !errors.Is(err, ErrState) {

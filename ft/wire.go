@@ -17,6 +17,9 @@ const MaxMessage = 17 << 20
 // maxText is the longest Bye.Text that is sent, in bytes.
 const maxText = 1024
 
+// maxArbiter is the longest identity of an arbiter, in bytes.
+const maxArbiter = 128
+
 // ErrMessage is wrapped by the errors of bytes that are not the encoding of a message.
 var ErrMessage = errors.New("invalid message")
 
@@ -36,18 +39,20 @@ const (
 	wireEntries
 	wireAck
 	wireBye
+	wireBegin
 )
 
 // AppendMessage appends the encoding of m to dst. The channel carries it behind
 // its length. uvarint is LEB128 of at most 64 bits; all numbers are uvarints but
 // where a size is given.
 //
-//	1 Hello    kind, version, role, machine, VM 16 bytes, epoch, session, timeout in
-//	           ns, buffer in bytes, seq, step
+//	1 Hello    kind, version, role, machine, VM 16 bytes, arbiter's length and bytes,
+//	           epoch, session, timeout in ns, buffer in bytes, seq, step
 //	2 Ready    kind
 //	3 Entries  kind, stamp in ns, then a batch of the codec up to the end, or nothing
 //	4 Ack      kind, received, executed, step, reads, echo in ns
 //	5 Bye      kind, reason, seq, then the text up to the end: at most 1024 bytes
+//	6 Begin    kind, seq, step
 //
 // kind, role and reason are one byte each.
 func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
@@ -56,10 +61,13 @@ func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
 		dst = appendUvarints(append(dst, wireHello), m.Version)
 		dst = appendUvarints(append(dst, byte(m.Role)), m.Machine)
 		dst = append(dst, m.VM[:]...)
+		dst = append(appendUvarints(dst, uint64(len(m.Arbiter))), m.Arbiter...)
 		return appendUvarints(dst, uint64(m.Epoch), m.Session, uint64(m.Timeout), m.Buffer,
 			uint64(m.Seq), uint64(m.Step)), nil
 	case Ready:
 		return append(dst, wireReady), nil
+	case Begin:
+		return appendUvarints(append(dst, wireBegin), uint64(m.Seq), uint64(m.Step)), nil
 	case Entries:
 		dst = appendUvarints(append(dst, wireEntries), uint64(m.Stamp))
 		if len(m.Entries) == 0 {
@@ -95,6 +103,8 @@ func DecodeMessage(b []byte, codec Codec) (Message, error) {
 		m = r.hello()
 	case wireReady:
 		m = Ready{}
+	case wireBegin:
+		m = Begin{Seq: event.Seq(r.uvarint()), Step: event.Step(r.uvarint())}
 	case wireEntries:
 		return r.entries(codec)
 	case wireAck:
@@ -131,6 +141,7 @@ func (r *reader) hello() Message {
 	}
 	h.Role, h.Machine = Role(r.byte()), r.uvarint()
 	copy(h.VM[:], r.take(len(h.VM)))
+	h.Arbiter = r.text(maxArbiter)
 	h.Epoch, h.Session, h.Timeout, h.Buffer = event.Epoch(r.uvarint()), r.uvarint(), r.time(), r.uvarint()
 	h.Seq, h.Step = event.Seq(r.uvarint()), event.Step(r.uvarint())
 	return h
@@ -163,6 +174,16 @@ func (r *reader) take(n int) []byte {
 	head := r.b[:n]
 	r.b = r.b[n:]
 	return head
+}
+
+// text is a length and bytes.
+func (r *reader) text(most uint64) string {
+	n := r.uvarint()
+	if n > most {
+		r.fail("a text of %d bytes", n)
+		return ""
+	}
+	return string(r.take(int(n)))
 }
 
 func (r *reader) byte() byte {

@@ -129,6 +129,8 @@ type proc struct {
 	todo    []event.Entry
 	perTick event.Step // that a backup executes in a millisecond
 	odd     bool
+	beginAt Time // of a primary: its backup's copy is taken
+	load    Time
 	loadAt  Time
 	loadSeq event.Seq
 	loadStp event.Step
@@ -172,23 +174,40 @@ func (w *world) start(name string) *proc {
 	return r
 }
 
-// attach makes a backup of r by copying its VM; loading that takes a while.
-func (w *world) attach(r *proc, name string, session uint64, load Time) *proc {
+// attach makes a backup of r. Its VM is copied for a while as it runs, and loading the
+// rest takes another.
+func (w *world) attach(r *proc, name string, session uint64, copying, load Time) *proc {
 	b := w.newProc(name)
 	var err error
 	if b.b, err = NewBackup(b.now(), w.cfg, r.p.Status().Epoch); err != nil {
 		panic(err)
 	}
-	if err := r.p.Attach(r.now(), session, r.vm.step); err != nil {
+	if err := r.p.Attach(r.now(), session); err != nil {
 		panic(err)
 	}
-	b.vm = r.vm
-	b.vm.emitted = append([]output(nil), r.vm.emitted...)
-	b.seq, b.loadSeq, b.loadStp, b.loadAt = r.seq, r.seq, r.vm.step, w.now+load
 	b.peer, r.peer = r, b
+	r.beginAt, r.load = w.now+copying, load
+	if copying == 0 {
+		r.begin()
+	}
 	w.connect(r, b)
 	r.act()
 	return b
+}
+
+// begin is the end of copying: the log begins.
+func (r *proc) begin() {
+	b := r.peer
+	r.beginAt = 0
+	if r.p.State() != Syncing {
+		return
+	}
+	if err := r.p.Begin(r.now(), r.vm.step); err != nil {
+		r.w.breach("%s: %v", r.name, err)
+	}
+	b.vm = r.vm
+	b.vm.emitted = append([]output(nil), r.vm.emitted...)
+	b.seq, b.loadSeq, b.loadStp, b.loadAt = r.seq, r.seq, r.vm.step, r.w.now+r.load
 }
 
 var channels int
@@ -305,13 +324,17 @@ func (r *proc) step() {
 		r.receive(p)
 		r.act()
 	}
-	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.met {
+	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.begun {
 		r.loadAt = 0
 		if r.b.paired() {
 			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp); err != nil {
 				r.w.breach("%s: %v", r.name, err)
 			}
 		}
+		r.act()
+	}
+	if r.p != nil && r.beginAt != 0 && r.w.now >= r.beginAt {
+		r.begin()
 		r.act()
 	}
 	r.execute()
@@ -522,7 +545,7 @@ func (r *proc) execute() {
 		if m, ok := e.Input.(event.OutputMark); ok && (m.Last != r.vm.id || r.odd) {
 			r.todo, r.odd = nil, false
 			r.report()
-			r.b.Diverged(r.now(), e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
+			r.b.Diverged(r.now(), Progress{r.seq, r.vm.step, r.seq}, r.vm.id, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
 			r.act()
 			return
 		}
@@ -615,6 +638,8 @@ func text(m Message) string {
 		return fmt.Sprintf("Ack %d, executed %d, echo %d", m.Received, m.Executed, m.Echo/Millisecond)
 	case Hello:
 		return fmt.Sprintf("Hello as %s for epoch %d, at entry %d", m.Role, m.Epoch, m.Seq)
+	case Begin:
+		return fmt.Sprintf("Begin after entry %d", m.Seq)
 	case Bye:
 		return strings.TrimRight(fmt.Sprintf("Bye: %s: %s", m.Why, m.Text), ": ")
 	}

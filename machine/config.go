@@ -5,6 +5,7 @@ package machine
 import (
 	"fmt"
 
+	"tandem/machine/event"
 	"tandem/machine/fdt"
 	"tandem/machine/mem"
 	"tandem/machine/state"
@@ -18,6 +19,9 @@ type Config struct {
 	Wall   uint64 // Unix time in nanoseconds at guest tick 0
 	Seed   []byte // rng-seed of the device tree, from the world's entropy
 	Append string // kernel command line
+	// Console is the number of the first byte that each console prints. A VM that
+	// boots again goes on above all that it may have printed: see ConsoleStart.
+	Console uint64
 
 	Devices []Device // by virtio-mmio slot
 	Boot    Boot
@@ -71,6 +75,11 @@ type Segment struct {
 	Addr uint64
 	Data []byte
 }
+
+// ConsoleStart is Config.Console of a VM that boots in an epoch. It is a function of
+// the epoch alone, so that two boots never give one number to two bytes, whatever
+// either printed unseen: nobody prints 2^40 bytes in an epoch.
+func ConsoleStart(e event.Epoch) uint64 { return uint64(e) << 40 }
 
 // Limits of what a machine keeps in order to reset.
 const (
@@ -142,6 +151,7 @@ func (c *Config) State(s *state.Coder) {
 	state.U64(s, &c.Wall)
 	s.Bytes(&c.Seed, 4096)
 	str(s, &c.Append, 64<<10)
+	state.U64(s, &c.Console)
 	state.List(s, &c.Devices, fdt.VirtioSlots, func(d *Device) {
 		state.U8(s, &d.Kind)
 		state.U64(s, &d.Capacity)

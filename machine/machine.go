@@ -132,7 +132,7 @@ func (m *Machine) addBoard() {
 	m.aclint = aclint.New(m.cfg.Harts, m.Time,
 		func(h int, level bool) { m.sys.Harts[h].SetLine(riscv.MSIP, level) },
 		func(h int) { m.sys.Harts[h].Resample() })
-	m.uart = uart.New(m.plic.Source(fdt.UARTIRQ), m.emit)
+	m.uart = uart.New(m.plic.Source(fdt.UARTIRQ), m.emit, m.cfg.Console)
 	m.rtc = rtc.New(m.Time, m.plic.Source(fdt.RTCIRQ), m.resample)
 	finisher := testdev.New(m.emitExit, m.pressReset)
 	for _, r := range []bus.Region{
@@ -159,7 +159,7 @@ func (m *Machine) addVirtio(slot event.DeviceID, d Device) {
 	case RNGDevice:
 		dev = rng.New(slot, m.ram, line, m.emit, rng.Config{})
 	case ConsoleDevice:
-		dev = console.New(slot, m.ram, line, m.emit, console.Config{})
+		dev = console.New(slot, m.ram, line, m.emit, console.Config{Start: m.cfg.Console})
 	}
 	m.slots[slot] = dev
 	m.bus.Add(bus.Region{Name: fmt.Sprintf("virtio%d", slot), Base: fdt.VirtioBase + uint64(slot)*fdt.VirtioSize, Size: fdt.VirtioSize, Device: dev})

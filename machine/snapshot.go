@@ -18,7 +18,7 @@ import (
 // the order of visit. It can be restored anywhere.
 const (
 	snapshotMagic   = "TANDEMVM"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	lastPage        = ^mem.PFN(0)
 )
 
@@ -129,6 +129,9 @@ func (m *Machine) LoadState(r io.Reader) error {
 	m.watchHost()
 	return c.Err()
 }
+
+// StartCopy begins to hand on the pages of RAM while the machine runs.
+func (m *Machine) StartCopy() *mem.Copy { return m.ram.StartCopy() }
 
 // Blank builds a machine that is to be filled by SetPage and LoadState.
 func Blank(cfg Config, ram []byte) (*Machine, error) { return build(cfg, ram) }

@@ -74,15 +74,23 @@ func drive(t testing.TB, m *machine.Machine, disk []byte, to event.Step) {
 	}
 }
 
-// parts are all that a Source makes.
+// parts are all that a Source makes of a machine that stands still.
 func parts(t testing.TB, m *machine.Machine) (list [][]byte) {
 	t.Helper()
 	s, err := NewSource(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for part, ok := s.Next(); ok; part, ok = s.Next() {
-		list = append(list, bytes.Clone(part))
+	defer s.Close()
+	for !s.Ended() {
+		if part, ok := s.Next(); ok {
+			list = append(list, bytes.Clone(part))
+		}
+		if s.Settled() {
+			if err := s.Freeze(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	return list
 }
@@ -130,6 +138,68 @@ func TestClone(t *testing.T) {
 		drive(t, n, same, steps+50_000)
 		if m.HashAll() != n.HashAll() {
 			t.Errorf("from step %d: the clone went another way", steps)
+		}
+	}
+}
+
+// A machine that runs while it is cloned, in rounds and after them, arrives as it was
+// at Freeze, and one that was cloned goes on as one that was not.
+func TestCloneRunning(t *testing.T) {
+	for seed := range uint64(6) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		m, disk := running(t, 1+int(seed%3), 40_000)
+		alone, sameDisk := running(t, 1+int(seed%3), 40_000)
+		s, err := NewSource(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target, err := NewTarget(smallRAM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n *machine.Machine
+		var want uint64
+		var at event.Step
+		var diskThen []byte
+		var slices, later []event.Step // inputs come at their ends
+		for n == nil {
+			slices = append(slices, m.Step()+event.Step(rnd.IntN(3000)))
+			drive(t, m, disk, slices[len(slices)-1])
+			later = append(later, slices[len(slices)-1])
+			if s.Settled() {
+				if err := s.Freeze(); err != nil {
+					t.Fatal(err)
+				}
+				want, at, diskThen, later = m.HashAll(), m.Step(), bytes.Clone(disk), nil
+				continue
+			}
+			if part, ok := s.Next(); ok {
+				if n, err = target.Part(part); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if !s.Ended() {
+			t.Error("the machine is whole before the last part")
+		}
+		if s.round == 0 || s.round > maxRounds {
+			t.Errorf("seed %d: %d rounds", seed, s.round)
+		}
+		if n.Step() != at || n.HashAll() != want {
+			t.Fatalf("seed %d: the clone is not what the machine was at Freeze", seed)
+		}
+		s.Close()
+		for _, to := range later {
+			drive(t, n, diskThen, to)
+		}
+		for _, to := range slices {
+			drive(t, alone, sameDisk, to)
+		}
+		if m.HashAll() != n.HashAll() {
+			t.Errorf("seed %d: the clone went another way", seed)
+		}
+		if m.LastOutput() != alone.LastOutput() || m.Describe() != alone.Describe() {
+			t.Errorf("seed %d: cloning a machine has changed it: %s, not %s", seed, m.Describe(), alone.Describe())
 		}
 	}
 }
@@ -182,6 +252,10 @@ func TestHostileParts(t *testing.T) {
 		w, _ := zstd.NewWriter(nil)
 		return w.EncodeAll(make([]byte, n), []byte{kind})
 	}
+	boot := func(i uint32) []byte {
+		w, _ := zstd.NewWriter(nil)
+		return w.EncodeAll(binary.LittleEndian.AppendUint32(nil, i), []byte{partBoot})
+	}
 	for name, l := range map[string][][]byte{
 		"an empty part":           replace(1, nil),
 		"an unknown kind":         replace(1, []byte{9, 1, 2}),
@@ -196,6 +270,9 @@ func TestHostileParts(t *testing.T) {
 		"more behind the state":   replace(state, repack(t, list[state], func(b []byte) []byte { return append(b, 0) })),
 		"a body that explodes":    replace(0, bomb(partConfig, 64<<20)),
 		"bodies that explode":     replace(0, append(bomb(partConfig, maxBody), bomb(partConfig, maxBody)[1:]...)),
+		"a segment of none":       replace(1, bomb(partBoot, 3)),
+		"a segment too many":      append([][]byte{list[0], boot(1000)}, list[1:]...),
+		"a segment beyond":        append([][]byte{list[0], boot(1 << 31)}, list[1:]...),
 		"a machine of 1 TiB":      replace(0, repack(t, list[0], func(b []byte) []byte { binary.LittleEndian.PutUint64(b[8:], 1<<40); return b })),
 		"a machine of 2^32 harts": replace(0, repack(t, list[0], func(b []byte) []byte { binary.LittleEndian.PutUint32(b, 1<<32-1); return b })),
 	} {
@@ -225,7 +302,7 @@ func TestDamagedParts(t *testing.T) {
 			case 2:
 				l[i] = l[i][:rnd.IntN(len(l[i])+1)]
 			default:
-				if len(l[i]) < 6 || l[i][0] > partState || bytes.Equal(l[i], []byte{l[i][0]}) {
+				if len(l[i]) < 6 || l[i][0] > partBoot || bytes.Equal(l[i], []byte{l[i][0]}) {
 					continue
 				}
 				if !whole(l[i]) {

@@ -205,8 +205,21 @@ func (r *Replayer) GoLive(sink func(event.Entry)) (*Recorder, error) {
 	if r.complete > 0 {
 		return nil, fmt.Errorf("go live: %d entries are not replayed yet", r.complete)
 	}
+	return r.end(sink)
+}
+
+// Abandon is GoLive for a copy that has diverged and is to go on all the same, for
+// there is no other: what is left of the log is not for this machine.
+func (r *Replayer) Abandon(sink func(event.Entry)) (*Recorder, error) {
+	if d := (*Divergence)(nil); !errors.As(r.err, &d) {
+		return nil, errors.New("abandon the log: this copy has not diverged from it")
+	}
+	return r.end(sink)
+}
+
+func (r *Replayer) end(sink func(event.Entry)) (*Recorder, error) {
 	rec := &Recorder{cursor: r.cursor, sink: sink}
-	r.queue = nil
+	r.queue, r.complete = nil, 0
 	r.err = errors.New("replay has ended: this copy went live")
 	return rec, rec.mark() // the dead primary's mark may not have arrived
 }

@@ -3,10 +3,12 @@
 package replica
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
 	"tandem/ft"
+	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/replay"
 )
@@ -15,7 +17,7 @@ import (
 func (r *Replica) turnBackup() (next ft.Time) {
 	r.b.Tick(r.now)
 	r.act()
-	if r.rep == nil || r.done != nil || r.p != nil {
+	if r.rep == nil || r.spoiled || r.done != nil || r.p != nil {
 		return r.deadline()
 	}
 	wait, err := r.rep.Advance(r.cfg.Slice)
@@ -77,26 +79,23 @@ func (r *Replica) applied(e event.Entry) {
 
 // diverged reports that this copy is no longer the same machine.
 func (r *Replica) diverged(err error) {
-	seq, _ := r.rep.Executed()
+	r.spoiled = true
+	seq, step := r.rep.Executed()
+	done := ft.Progress{Executed: seq, Step: step, Reads: seq}
 	if d := (*replay.Divergence)(nil); errors.As(err, &d) {
 		seq = d.Seq
 	}
 	r.report(Event{Kind: Trouble, Seq: seq, Text: err.Error()})
-	r.b.Diverged(r.now, seq, err.Error())
+	r.b.Diverged(r.now, done, r.rep.LastOutput(), seq, err.Error())
 }
 
 // goLive makes this copy the VM (design §5, rule 4): the log is drained, the
 // claim won and the devices are open in the new epoch.
 func (r *Replica) goLive(a ft.GoLive) {
-	if a.Restart {
-		r.report(Event{Kind: Trouble, Text: "this copy has diverged: boot the VM from its disk"})
-		r.done = fmt.Errorf("%w: it diverged while it drained the log of a lost primary", ErrHalted)
-		return
-	}
 	p, err := r.b.Primary(r.now)
 	if err == nil {
 		r.p, r.b = p, nil
-		r.rec, err = r.rep.GoLive(r.append)
+		err = r.takeOver(a)
 	}
 	if err != nil {
 		r.done = fmt.Errorf("%w: go live: %w", ErrHalted, err)
@@ -104,14 +103,72 @@ func (r *Replica) goLive(a ft.GoLive) {
 	}
 	r.rep = nil
 	r.stats.Failovers++
-	r.pace.resume(r.m, r.now)
 	r.beginAnnouncing()
-	r.repeat(a.Seq, a.Released)
-	r.reissue()
-	_, ended := r.m.Exited()
-	r.idle = !ended // the first thing it learns is the time
-	r.wake(true)
+	if r.w.Channel != nil && !r.w.Channel.Welcome() {
+		r.report(Event{Kind: Trouble, Text: "this copy has no address at which a new backup could reach it: the VM stays unprotected; start backups with --listen"})
+	}
+	if !a.Restart {
+		r.pace.resume(r.m, r.now)
+		r.repeat(a.Seq, a.Released)
+		r.reissue()
+		_, ended := r.m.Exited()
+		r.idle = !ended // the first thing it learns is the time
+		r.wake(true)
+	}
 	r.report(Event{Kind: WentLive, Epoch: a.Epoch, Seq: a.Seq})
+}
+
+// takeOver makes the Recorder that goes on with the log.
+func (r *Replica) takeOver(a ft.GoLive) (err error) {
+	switch {
+	case a.Restart:
+		return r.boot(a)
+	case a.Diverged:
+		r.report(Event{Kind: Trouble, Epoch: a.Epoch, Seq: a.Seq, Text: "this copy has diverged and goes on all the same (on-divergence=continue): " +
+			"look after the VM's data, which may not be what clients were told"})
+		r.rec, err = r.rep.Abandon(r.append)
+	default:
+		r.rec, err = r.rep.GoLive(r.append)
+	}
+	return err
+}
+
+// boot starts the VM from its disk, in place of a copy that has diverged (design
+// §1). It is the same computer, cut off from power and switched on: what the lost
+// primary was told to be on the disk is there. Seq goes on. Step, outputs and what
+// follows from them begin anew: whoever counts them (a Replayer, a client of the
+// status) begins with this log.
+func (r *Replica) boot(a ft.GoLive) error {
+	cfg := r.m.Config()
+	cfg.Wall, cfg.Console = r.w.Clock.Wall(), machine.ConsoleStart(a.Epoch)
+	cfg.Seed = make([]byte, len(cfg.Seed))
+	r.w.Entropy.Fill(cfg.Seed)
+	r.m = nil // nothing touches its memory any more
+	blank(r.ram)
+	m, err := machine.New(cfg, r.ram)
+	if err == nil && r.w.Engine != nil {
+		err = r.w.Engine(m)
+	}
+	if err != nil {
+		return fmt.Errorf("boot the VM again: %w", err)
+	}
+	r.m, r.held, r.entropy, r.idle = m, nil, nil, false
+	r.announcer.known = nil
+	r.rec = replay.NewRecorder(m, a.Seq, 0, r.append)
+	r.pace.start(m, r.now)
+	r.report(Event{Kind: Restarted, Epoch: a.Epoch, Seq: a.Seq,
+		Text: "this copy had diverged from the log of the lost primary: the VM boots from its disk (on-divergence=restart)"})
+	return nil
+}
+
+// blank zeroes memory, and leaves alone what is zero: it may not exist yet.
+func blank(b []byte) {
+	var zero [4096]byte
+	for ; len(b) > 0; b = b[min(len(b), len(zero)):] {
+		if page := b[:min(len(b), len(zero))]; !bytes.Equal(page, zero[:len(page)]) {
+			clear(page)
+		}
+	}
 }
 
 // repeat emits again what is not known to have left. Disk operations are not

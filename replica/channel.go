@@ -23,9 +23,6 @@ const (
 	packetLast    = 2
 )
 
-// cloneBacklog is how many bytes of a clone wait for the network at most.
-const cloneBacklog = 8 << 20
-
 var codec = ft.Codec{Append: replay.AppendBatch, Read: replay.ReadBatch}
 
 func (r *Replica) sendMessage(m ft.Message) {
@@ -93,25 +90,8 @@ func (r *Replica) connected() {
 	}
 }
 
-// attach begins to make a backup of whoever connected.
-func (r *Replica) attach() {
-	source, err := migrate.NewSource(r.m)
-	if err == nil {
-		err = r.p.Attach(r.now, r.session(), r.m.Step())
-	}
-	if err != nil {
-		r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
-		r.w.Channel.Hangup()
-		return
-	}
-	r.source = source
-	seq, _ := r.rec.Executed()
-	r.report(Event{Kind: CloneBegan, Seq: seq})
-	r.p.Connected(r.now)
-}
-
 func (r *Replica) disconnected(err error) {
-	r.source = nil
+	r.endClone()
 	if err != nil {
 		r.report(Event{Kind: Trouble, Text: "the logging channel ended: " + err.Error()})
 	}
@@ -120,6 +100,8 @@ func (r *Replica) disconnected(err error) {
 		r.p.Disconnected(r.now)
 	case r.b != nil:
 		r.b.Disconnected(r.now)
+	default:
+		r.redial = r.now + redialEvery
 	}
 }
 
@@ -177,6 +159,12 @@ func (r *Replica) message(b []byte) error {
 		}
 		r.b.Connected(r.now)
 	}
+	if bye, ok := m.(ft.Bye); ok && bye.Why == ft.Occupied && r.b != nil && r.m == nil && r.target == nil {
+		r.report(Event{Kind: Trouble, Text: bye.Text})
+		r.w.Channel.Hangup()
+		r.b, r.redial = nil, r.now+redialEvery
+		return nil
+	}
 	switch {
 	case r.p != nil:
 		r.p.Receive(r.now, m)
@@ -186,51 +174,12 @@ func (r *Replica) message(b []byte) error {
 	return nil
 }
 
-// sendClone queues as many parts as the network takes, and reports whether the
-// machine must still stand still.
-func (r *Replica) sendClone() (busy bool) {
-	if r.source == nil {
-		return false
-	}
-	// One part a turn, so that heartbeats go on.
-	if r.w.Channel.Backlog() < cloneBacklog {
-		part, ok := r.source.Next()
-		if ok {
-			done, of := r.source.Progress()
-			if done < of {
-				r.w.Channel.Send(append([]byte{packetPart}, part...))
-				return true
-			}
-			return r.sendState(part)
-		}
-	}
-	return true
-}
-
-// sendState sends the rest: the state, whose last part is behind the Seq.
-func (r *Replica) sendState(part []byte) (busy bool) {
-	for {
-		next, ok := r.source.Next()
-		if !ok {
-			break
-		}
-		r.w.Channel.Send(append([]byte{packetPart}, part...))
-		part = next
-	}
-	seq, _ := r.rec.Executed()
-	head := binary.LittleEndian.AppendUint64([]byte{packetLast}, uint64(seq))
-	r.w.Channel.Send(append(head, part...))
-	r.source = nil
-	r.report(Event{Kind: CloneSent, Seq: seq})
-	return false
-}
-
 func (r *Replica) clonePart(part []byte) error {
 	if r.target == nil {
 		if r.rep != nil {
 			return errors.New("a second clone")
 		}
-		target, err := migrate.NewTarget(r.w.RAM)
+		target, err := migrate.NewTarget(r.newRAM)
 		if err != nil {
 			return err
 		}
@@ -238,6 +187,11 @@ func (r *Replica) clonePart(part []byte) error {
 	}
 	_, err := r.target.Part(part)
 	return err
+}
+
+func (r *Replica) newRAM(size uint64) (b []byte, err error) {
+	r.ram, err = r.w.RAM(size)
+	return r.ram, err
 }
 
 // cloneLast completes the machine and begins to replay.

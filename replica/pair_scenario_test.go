@@ -3,14 +3,20 @@
 package replica_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
+	"strings"
 	"testing"
 
 	"tandem/ft"
+	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/machine/machinetest"
+	"tandem/migrate"
 	"tandem/replay"
 	"tandem/replica"
+	"tandem/sim"
 	"tandem/world"
 )
 
@@ -29,6 +35,35 @@ func TestKillPrimary(t *testing.T) {
 	})
 }
 
+// Copies are killed again and again, and each time the survivor, whichever it is,
+// takes a new backup while the guest runs on: the VM is protected again.
+func TestGenerations(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		now, next := p.a, p.b
+		for epoch := event.Epoch(2); epoch <= 5; epoch++ {
+			p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+			p.w.Run(p.w.Chance().Between(0, 100*ms))
+			on, out := now, next
+			if !p.w.Chance().OneIn(3) {
+				on, out = next, now
+			}
+			if p.w.Chance().OneIn(2) {
+				out.p.Kill()
+			} else {
+				out.p.PullPlug()
+			}
+			if p.w.Chance().OneIn(2) { // the new one may be there before anybody knows of the loss
+				p.goesOn(on)
+			}
+			now, next = on, p.another()
+			p.await("the next epoch", 10*sim.Second, func() bool { return now.Status().Epoch == epoch })
+		}
+		p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+		p.progress(5)
+		p.check()
+	})
+}
+
 // The backup is killed: the primary goes on, and is protected by another one.
 func TestKillBackup(t *testing.T) {
 	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
@@ -39,9 +74,7 @@ func TestKillBackup(t *testing.T) {
 			p.b.p.PullPlug()
 		}
 		p.goesOn(p.a)
-		c := p.process("c")
-		p.link.Rewire(c.p)
-		p.backup(c)
+		c := p.another()
 		p.protected()
 		p.progress(5)
 		p.a.p.Kill()
@@ -98,6 +131,74 @@ func TestStoppedBackup(t *testing.T) {
 	})
 }
 
+// The guest runs on while it is cloned over a slow network, in rounds and while the
+// last of it is sent; the clone goes live as well as any.
+func TestPreCopy(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		lines := func() int { return bytes.Count(p.vm.Console.Printed, []byte("\n")) }
+		p.await("a clone", 5*sim.Second, func() bool { return p.a.saw(replica.CloneBegan, "") })
+		began, at := lines(), p.w.Now()
+		p.await("the end of the rounds", 60*sim.Second, func() bool { return p.a.saw(replica.CloneFrozen, "") })
+		if took := p.w.Now() - at; took < 20*ms || lines() < began+int(took/(10*ms)) {
+			p.t.Errorf("the guest printed %d lines in %d ms of pre-copy", lines()-began, took/ms)
+		}
+		if !p.a.saw(replica.CloneRound, "round 1") {
+			p.t.Errorf("no rounds\n%s", p.describe())
+		}
+		p.await("a protected VM", 60*sim.Second, func() bool { return p.a.state() == ft.Protected })
+		if s := p.a.Stats(); s.Clones != 1 || s.CloneLeft != 0 || s.CloneBytes == 0 || s.CloneTime == 0 {
+			p.t.Errorf("stats of the clone: %+v", s)
+		}
+		p.w.Run(p.w.Chance().Between(0, 100*ms))
+		p.a.p.Kill()
+		p.goesOn(p.b)
+		p.check()
+	}, func(p *pair) { p.rate = 100_000 })
+}
+
+// A guest that writes all of its memory again and again, faster than the network
+// takes it: the rounds are bounded, what its stores save is too, it waits for that,
+// and the backup is one in the end.
+func TestStubbornGuest(t *testing.T) {
+	const base, size = 0x8000_0000, 80 << 20
+	var code []byte
+	for _, inst := range []uint32{
+		0x00000297, // auipc t0, 0
+		0x00001437, // lui   s0, 1
+		0x04f00313, // li    t1, 79
+		0x01431313, // slli  t1, t1, 20
+		0x00628333, // add   t1, t0, t1
+		0x00030393, // mv    t2, t1
+		0x0073b023, // sd    t2, 0(t2)
+		0x408383b3, // sub   t2, t2, s0
+		0xfe72ece3, // bltu  t0, t2, -8
+		0xff1ff06f, // j     -16
+	} {
+		code = binary.LittleEndian.AppendUint32(code, inst)
+	}
+	cfg := machinetest.Config(t, 1)
+	cfg.RAM = size
+	cfg.Boot = machine.Boot{Mode: machine.BootELF, Entry: base, DTB: base + size - 64<<10,
+		Segments: []machine.Segment{{Addr: base, Data: code}}}
+	p := newPair(t, *first, cfg, func(p *pair) { p.rate = 4 << 20 })
+	most := 0
+	p.await("a protected VM", 60*sim.Second, func() bool {
+		most = max(most, p.a.Saved())
+		return p.a.state() == ft.Protected
+	})
+	if slice := 2000 / 3; most < migrate.MaxSaved || most > migrate.MaxSaved+slice {
+		t.Errorf("up to %d pages were saved", most)
+	}
+	if s := p.a.Stats(); s.CloneRound > 8 || s.ClonePause == 0 {
+		t.Errorf("stats of the clone: %+v", s)
+	}
+	p.w.Run(300 * ms)
+	p.catchUp()
+	if a, b := p.a.Machine(), p.b.Machine(); a.Step() != b.Step() || a.HashAll() != b.HashAll() {
+		t.Errorf("%s\n%s", a.Describe(), b.Describe())
+	}
+}
+
 // The channel is cut or reset while the backup is made, before and after it may
 // claim: there is one VM, always.
 func TestCutChannel(t *testing.T) {
@@ -106,6 +207,8 @@ func TestCutChannel(t *testing.T) {
 		when func(p *pair) bool
 	}{
 		{"while the clone is sent", func(p *pair) bool { return p.a.saw(replica.CloneBegan, "") }},
+		{"in a later round", func(p *pair) bool { return p.a.saw(replica.CloneRound, "") }},
+		{"when the rounds have ended", func(p *pair) bool { return p.a.saw(replica.CloneFrozen, "") }},
 		{"when the clone is sent", func(p *pair) bool { return p.a.saw(replica.CloneSent, "") }},
 		{"when the backup may claim", func(p *pair) bool { return p.b.state() == ft.Replaying }},
 		{"when protected", func(p *pair) bool { return p.a.state() == ft.Protected }},
@@ -114,7 +217,9 @@ func TestCutChannel(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
 				p.await(m.name, 5e9, func() bool { return m.when(p) })
-				p.w.Run(p.w.Chance().Between(0, 5*ms))
+				if p.w.Chance().OneIn(2) {
+					p.w.Run(p.w.Chance().Between(0, 5*ms))
+				}
 				switch p.w.Chance().IntN(4) {
 				case 0:
 					p.link.Reset()
@@ -299,6 +404,88 @@ func TestFlip(t *testing.T) {
 			p.t.Errorf("the primary was not told why\n%s", p.describe())
 		}
 	})
+}
+
+// A backup that asks another arbiter is refused, with both named and what to do, and
+// the primary goes on: two arbiters would both say yes.
+func TestOtherArbiter(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.await("the end of the backup", 5*sim.Second, p.b.p.Gone)
+		err := fmt.Sprint(p.b.Err())
+		for _, want := range []string{"arbiter differs", "folder 1", "folder 2", "--arbiter"} {
+			if !strings.Contains(err, want) {
+				p.t.Errorf("the backup ended with %q, which does not say %q", err, want)
+			}
+		}
+		p.goesOn(p.a)
+		if !p.a.saw(replica.StateChanged, "arbiter differs") {
+			p.t.Errorf("the primary was not told\n%s", p.describe())
+		}
+		p.check()
+	}, func(p *pair) { p.others = "folder 2" })
+}
+
+// divergeWhileDraining has the backup stop while the primary goes on for a while,
+// kills that, spoils the backup's machine, and lets it drain the log.
+func (p *pair) divergeWhileDraining(spoil func()) {
+	p.t.Helper()
+	p.protected()
+	p.b.p.Pause()
+	p.w.Run(80 * ms)
+	p.a.p.Kill()
+	spoil()
+	p.b.p.Resume()
+	p.await("an end of draining", 10*sim.Second, func() bool { return p.b.state() == ft.Solo || p.b.p.Gone() })
+	if !p.b.saw(replica.StateChanged, "diverged from the") {
+		p.t.Fatalf("no divergence was found while draining\n%s", p.describe())
+	}
+}
+
+// A copy that differs from the log of a dead primary boots the VM from its disk, in
+// the new epoch: what was printed is on the disk, no number of the console is given
+// twice, and the VM is protected again by a new backup, which can go on in turn.
+func TestDivergedRestart(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		p.divergeWhileDraining(func() {
+			if err := p.b.Machine().Apply(event.Frames{Device: machinetest.NetSlot, Frames: []event.Frame{{}}}); err != nil {
+				p.t.Fatal(err)
+			}
+		})
+		if !p.b.saw(replica.Restarted, "boots from its disk") || !p.b.saw(replica.Trouble, "diverged at entry") {
+			p.t.Fatalf("no report of a restart\n%s", p.describe())
+		}
+		if p.b.Status().Epoch != 2 || p.b.Machine().Config().Devices[machinetest.NetSlot].MAC != machinetest.MAC {
+			p.t.Errorf("not the same VM in a new epoch: %+v", p.b.Status())
+		}
+		p.goesOn(p.b)
+		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 2 || len(p.vm.Console.Boots) != 1 {
+			p.t.Errorf("%d boots, %d of them from the disk", boots, len(p.vm.Console.Boots))
+		}
+		p.checkConsole()
+		for _, rule := range p.w.Broken() {
+			p.t.Error(rule)
+		}
+	})
+}
+
+// With the other policy such a copy goes on from where it is, and says so. It lacks
+// what the primary did after that: what left then may be contradicted, and is not
+// checked here.
+func TestDivergedContinue(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.divergeWhileDraining(func() {
+			for i := machinetest.RAM - 1<<20; i < machinetest.RAM; i += 4096 {
+				p.b.ram[i] ^= 4 // where the guest never looks
+			}
+		})
+		if !p.b.saw(replica.Trouble, "goes on all the same") || p.b.saw(replica.Restarted, "") {
+			p.t.Fatalf("no report of going on\n%s", p.describe())
+		}
+		p.goesOn(p.b)
+		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 1 {
+			p.t.Errorf("%d boots", boots)
+		}
+	}, func(p *pair) { p.policy = ft.ContinueOnDivergence })
 }
 
 // A network that sends more than fits into an entry, frames too large for the log

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	seeds   = flag.Uint64("seeds", 5, "seeds of each scenario")
+	seeds   = flag.Uint64("seeds", 3, "seeds of each scenario")
 	first   = flag.Uint64("seed", 0, "the first seed")
 	verbose = flag.Bool("trace", false, "log what happens in the simulated world")
 )
@@ -34,7 +34,11 @@ type copyOf struct {
 	site   *sim.Site
 	ram    []byte
 	events []replica.Event
+	ran    *machine.Machine
 	steps  event.Step
+
+	arbiter  string     // that it asks, if not the one of all
+	stepCost world.Time // 100 ns if it is less
 }
 
 // pair is a protected VM in a simulated world: the guest of machinetest, its
@@ -46,22 +50,29 @@ type pair struct {
 	link   *sim.Link
 	a, b   *copyOf
 	copies []*copyOf
+	names  int
 	log    []event.Entry // of a, from its start
+	policy ft.Policy
+	others string // arbiter of the backup
+	rate   int    // of clones
 }
 
 // eachSeed runs a scenario in many worlds.
-func eachSeed(t *testing.T, cfg machine.Config, scenario func(p *pair)) {
+func eachSeed(t *testing.T, cfg machine.Config, scenario func(p *pair), options ...func(p *pair)) {
 	t.Helper()
 	for seed := *first; seed < *first+*seeds; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { scenario(newPair(t, seed, cfg)) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { scenario(newPair(t, seed, cfg, options...)) })
 		if t.Failed() {
 			return
 		}
 	}
 }
 
-func newPair(t testing.TB, seed uint64, cfg machine.Config) *pair {
+func newPair(t testing.TB, seed uint64, cfg machine.Config, options ...func(p *pair)) *pair {
 	p := &pair{t: t, w: sim.New(seed)}
+	for _, o := range options {
+		o(p)
+	}
 	if *verbose {
 		p.w.Trace = func(format string, args ...any) {
 			t.Logf("%d µs: %s", (p.w.Now()-3600*sim.Second)/sim.Microsecond, fmt.Sprintf(format, args...))
@@ -71,6 +82,7 @@ func newPair(t testing.TB, seed uint64, cfg machine.Config) *pair {
 	p.vm.LAN.Answer = echo
 	p.vm.LAN.Loss = 20
 	p.a, p.b = p.process("a"), p.process("b")
+	p.b.arbiter = p.others
 	p.link = p.w.Link(p.a.p, p.b.p)
 	p.link.Loss = 10
 	m, err := machine.New(cfg, p.a.memory(cfg.RAM))
@@ -81,7 +93,7 @@ func newPair(t testing.TB, seed uint64, cfg machine.Config) *pair {
 		t.Fatal(err)
 	}
 	p.a.p.Start()
-	p.backup(p.b)
+	p.backup(p.b, p.link.End(1))
 	return p
 }
 
@@ -105,24 +117,41 @@ func (p *pair) process(name string) *copyOf {
 		return at, ended
 	}
 	c.p.Cost = func() world.Time {
-		was := c.steps
+		spent := 3*sim.Microsecond + c.spent()
 		if m := c.Machine(); m != nil {
-			c.steps = m.Step()
+			c.ran, c.steps = m, m.Step()
 		}
-		return 3*sim.Microsecond + world.Time(c.steps-min(was, c.steps))*100
+		return spent
 	}
+	c.p.Spent = c.spent
 	p.copies = append(p.copies, c)
 	return c
 }
 
+// another starts a new backup in place of a copy that is gone.
+func (p *pair) another() *copyOf {
+	p.names++
+	c := p.process(fmt.Sprintf("c%d", p.names))
+	p.backup(c, p.link.Rewire(c.p))
+	return c
+}
+
 // backup starts the replica of a process as a backup, and connects it.
-func (p *pair) backup(c *copyOf) {
+func (p *pair) backup(c *copyOf, end *sim.End) {
 	var err error
-	if c.Replica, err = replica.NewBackup(p.config(c), p.world(c, p.link.End(1))); err != nil {
+	if c.Replica, err = replica.NewBackup(p.config(c), p.world(c, end)); err != nil {
 		p.t.Fatal(err)
 	}
 	c.p.Start()
 	p.link.Connect()
+}
+
+// spent is the time that the machine's steps in this turn have taken.
+func (c *copyOf) spent() world.Time {
+	if c.Replica == nil || c.Machine() == nil || c.Machine() != c.ran {
+		return 0
+	}
+	return world.Time(c.ran.Step()-c.steps) * max(c.stepCost, 100)
 }
 
 func (c *copyOf) memory(size uint64) []byte {
@@ -132,7 +161,12 @@ func (c *copyOf) memory(size uint64) []byte {
 
 func (p *pair) config(c *copyOf) replica.Config {
 	cfg := replica.DefaultConfig()
+	cfg.FT.OnDivergence, cfg.FT.Arbiter = p.policy, "folder 1"
+	if c.arbiter != "" {
+		cfg.FT.Arbiter = c.arbiter
+	}
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
+	cfg.CloneRate = p.rate
 	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
 	cfg.Report = func(e replica.Event) {
 		c.events = append(c.events, e)
@@ -241,13 +275,23 @@ func (p *pair) check() {
 	}
 }
 
+// lines are the console's whole lines; where the VM booted from its disk the last
+// one before may be cut short.
+func (p *pair) lines() (lines []string) {
+	from := 0
+	for _, to := range append(p.vm.Console.Boots[:len(p.vm.Console.Boots):len(p.vm.Console.Boots)], len(p.vm.Console.Printed)) {
+		part := strings.Split(string(p.vm.Console.Printed[from:to]), "\n")
+		lines, from = append(lines, part[:len(part)-1]...), to
+	}
+	return lines
+}
+
 // checkConsole: rounds follow each other from each boot on, and what a line tells
 // is on the disk.
 func (p *pair) checkConsole() {
 	p.t.Helper()
 	next, printed := uint64(0), map[uint64]uint64{}
-	lines := strings.Split(string(p.vm.Console.Printed), "\n")
-	for _, line := range lines[:len(lines)-1] {
+	for _, line := range p.lines() {
 		var n, hash, ticks, shared uint64
 		switch _, err := fmt.Sscanf(line, "%d %x %d %d", &n, &hash, &ticks, &shared); {
 		case line == "boot":

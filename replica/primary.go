@@ -25,24 +25,40 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	}
 	r.announce()
-	if r.sendClone() {
-		if r.w.Channel.Backlog() >= cloneBacklog {
-			return r.now + ft.Millisecond // the network is the slower one
-		}
+	still, due := r.sendClone()
+	r.countWait()
+	switch {
+	case r.done != nil:
 		return r.now
-	}
-	if r.p.Status().Wait != "" {
-		return r.p.Deadline() // an acknowledgement wakes it
-	}
-	if r.now < r.resumeAt {
-		return min(r.resumeAt, r.p.Deadline())
+	case still || r.p.Status().Wait != "":
+		return min(due, r.p.Deadline()) // an acknowledgement wakes it
+	case r.now < r.resumeAt:
+		return min(due, r.resumeAt, r.p.Deadline())
 	}
 	r.takeInputs()
 	r.act()
 	if r.done == nil && !r.idle && r.p.Status().Wait == "" {
 		r.runSlice()
 	}
-	return r.nextTurn()
+	return min(due, r.nextTurn())
+}
+
+// countWait adds up the time in which the machine must wait for the backup.
+func (r *Replica) countWait() {
+	why := ""
+	if s := r.p.Status(); s.State == ft.Syncing || s.State == ft.Protected {
+		why = s.Wait
+	}
+	if r.waiting != "" {
+		if r.stats.Waited == nil {
+			r.stats.Waited = map[string]ft.Time{}
+		}
+		r.stats.Waited[r.waiting] += r.now - r.waitSince
+		r.stats.WaitTime += r.now - r.waitSince
+	} else if why != "" {
+		r.stats.Waits++
+	}
+	r.waiting, r.waitSince = why, r.now
 }
 
 // nextTurn is when there is something to do again if nothing arrives.

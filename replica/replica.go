@@ -41,13 +41,17 @@ type Config struct {
 	Console event.DeviceID
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
+	// CloneRate bounds the bytes that a clone sends in a second; 0: what the network
+	// takes. CloneShare is the part of the time that it takes from a busy guest in its
+	// first round, in thousandths, from 1 to 1000.
+	CloneRate, CloneShare int
 	// Report is told what happens.
 	Report func(Event)
 }
 
 // DefaultConfig returns the values of the product but for the identities in FT.
 func DefaultConfig() Config {
-	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond, Console: event.UART}
+	return Config{FT: ft.Defaults(), Slice: 10_000, HashEvery: 100 * ft.Millisecond, Console: event.UART, CloneShare: 500}
 }
 
 // World is what a replica runs against. Channel is nil for a VM without a backup.
@@ -82,8 +86,11 @@ type EventKind string
 const (
 	StateChanged EventKind = "state"
 	CloneBegan   EventKind = "clone-began"
+	CloneRound   EventKind = "clone-round"
+	CloneFrozen  EventKind = "clone-frozen"
 	CloneSent    EventKind = "clone-sent"
 	WentLive     EventKind = "live"
+	Restarted    EventKind = "restarted"
 	Drain        EventKind = "drain"
 	Trouble      EventKind = "trouble"
 	GuestExit    EventKind = "exit"
@@ -112,13 +119,20 @@ type Replica struct {
 	sinkErr    error
 
 	source *migrate.Source // clone being sent
+	clone  clone           // how that goes
 	target *migrate.Target // clone arriving
+	ram    []byte          // of the clone that arrived
+
+	spoiled bool // the backup's machine has diverged
 
 	claim, fence pendingQuestion
-	acting       bool // act is under way
+	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
+	acting       bool    // act is under way
 	key          ft.Key
 	nextHash     ft.Time
 	hashStep     event.Step
+	waiting      string  // why the machine waits for the backup
+	waitSince    ft.Time // and since when that was counted
 	resumeAt     ft.Time // the CPU share is used up until then
 	exit         *event.Exit
 	done         error // why the replica ended; nil while it runs
@@ -139,6 +153,17 @@ type Stats struct {
 	Released  uint64  // external outputs
 	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
+
+	Waits    uint64             // times that the machine of a primary had to wait for the backup
+	WaitTime ft.Time            // in sum
+	Waited   map[string]ft.Time // by reason
+
+	Clones     uint64  // sent whole
+	ClonePause ft.Time // longest time that the machine stood still for the newest clone: for its state, or as too much was saved
+	CloneTime  ft.Time // that it took
+	CloneBytes uint64  // of its parts
+	CloneRound int     // that it is in
+	CloneLeft  int     // pages to be sent, those written since they were sent among them
 }
 
 // ErrEnded is returned by Err once the VM has ended by itself.
@@ -228,7 +253,7 @@ func (r *Replica) Turn() (at world.Time, ended bool) {
 	case r.b != nil:
 		next = r.turnBackup()
 	default:
-		next = ft.Never
+		next = r.awaitPrimary()
 	}
 	r.act()
 	r.flush()
@@ -236,6 +261,23 @@ func (r *Replica) Turn() (at world.Time, ended bool) {
 		next = r.now
 	}
 	return world.Time(next), r.done != nil
+}
+
+// redialEvery is how often a backup dials whose connection ends before anything was
+// said: it reached a copy that is no primary, or is none any more.
+const redialEvery = 100 * ft.Millisecond
+
+// awaitPrimary looks for a primary that has not spoken yet.
+func (r *Replica) awaitPrimary() (next ft.Time) {
+	if r.redial == 0 {
+		return ft.Never
+	}
+	if r.now < r.redial {
+		return r.redial
+	}
+	r.redial = 0
+	r.w.Channel.Redial()
+	return ft.Never
 }
 
 func (r *Replica) flush() {
@@ -323,7 +365,7 @@ func (r *Replica) changed(c ft.Changed) {
 	case ft.Halted:
 		r.done = fmt.Errorf("%w: %s", ErrHalted, c.Why)
 	case ft.Solo:
-		r.source = nil
+		r.endClone()
 	case ft.Draining:
 		st := r.b.Status()
 		r.report(Event{Kind: Drain, Seq: st.Acked, Text: fmt.Sprintf("%d entries to execute", st.Acked-st.Backup.Executed)})

@@ -17,18 +17,21 @@ type Link struct {
 
 	w     *World
 	ends  [2]*End
+	from  int     // the end that dials
 	cut   [2]bool // what goes to end i stays on the way
 	count uint64  // of connections
 	stuck [2][]func()
 }
 
-// End is one process's end of a Link; it implements world.Channel. End 1 dials.
+// End is one process's end of a Link; it implements world.Channel.
 type End struct {
 	l     *Link
 	side  int
 	owner *Process
 
 	conn    uint64 // of the present connection, 0 for none
+	with    *End   // whose it is
+	open    bool   // peers are let in
 	dialing bool
 	out     [][]byte
 	flight  int        // bytes sent and not arrived
@@ -41,27 +44,35 @@ type item struct {
 	ev   world.ChannelEvent
 }
 
-// Link returns a link between two processes.
+// Link returns a link between two processes. End 1 dials.
 func (w *World) Link(listener, dialer *Process) *Link {
-	l := &Link{Delay: [2]world.Time{30 * Microsecond, 200 * Microsecond}, Redial: 2 * Millisecond, w: w}
+	l := &Link{Delay: [2]world.Time{30 * Microsecond, 200 * Microsecond}, Redial: 2 * Millisecond, w: w, from: 1}
 	for i, p := range []*Process{listener, dialer} {
 		l.ends[i] = &End{l: l, side: i, owner: p}
 		p.links = append(p.links, l.ends[i])
 	}
+	l.ends[0].open = true
 	return l
 }
 
-// Rewire gives the link another dialer, in place of one that is gone.
-func (l *Link) Rewire(dialer *Process) {
-	l.ends[1] = &End{l: l, side: 1, owner: dialer}
-	dialer.links = append(dialer.links, l.ends[1])
+// Rewire gives the link another process, which dials, in place of one that is gone.
+func (l *Link) Rewire(dialer *Process) *End {
+	for i, e := range l.ends {
+		if e.owner.Gone() {
+			l.from = i
+		}
+	}
+	e := &End{l: l, side: l.from, owner: dialer}
+	l.ends[l.from], l.stuck[l.from] = e, nil
+	dialer.links = append(dialer.links, e)
+	return e
 }
 
-// End returns the end of the listener, 0, or of the dialer, 1.
+// End returns an end.
 func (l *Link) End(i int) *End { return l.ends[i] }
 
 // Connect makes the first connection.
-func (l *Link) Connect() { l.ends[1].Redial() }
+func (l *Link) Connect() { l.ends[l.from].Redial() }
 
 // Cut keeps all that goes to one end, or with both set in both directions, from
 // arriving; TCP waits, datagrams are lost.
@@ -191,20 +202,19 @@ func (e *End) Key() (key [32]byte) {
 
 // Redial implements world.Channel.
 func (e *End) Redial() {
-	d := e.l.ends[1]
-	if e != d || d.dialing {
+	if e != e.l.ends[e.l.from] || e.open || e.dialing {
 		return
 	}
-	d.dialing = true
+	e.dialing = true
 	e.l.w.After(e.l.delay(), e.l.dial)
 }
 
 func (l *Link) dial() {
-	a, b := l.ends[0], l.ends[1]
+	a, b := l.ends[1-l.from], l.ends[l.from]
 	switch {
-	case !b.dialing || b.owner.Gone():
+	case !b.dialing || b.owner.Gone() || b.open:
 		return
-	case a.owner.Gone() || a.owner.paused || b.owner.paused || l.cut[0] || l.cut[1]:
+	case !a.open || a.conn != 0 && a.with != b || a.owner.Gone() || a.owner.paused || b.owner.paused || l.cut[0] || l.cut[1]:
 		l.w.After(l.Redial, l.dial)
 		return
 	}
@@ -212,9 +222,15 @@ func (l *Link) dial() {
 	l.count++
 	for _, e := range l.ends {
 		e.end(nil)
-		e.conn = l.count
+		e.conn, e.with = l.count, e.peer()
 		e.put(world.ChannelEvent{Kind: world.Connected})
 	}
+}
+
+// Welcome implements world.Channel.
+func (e *End) Welcome() bool {
+	e.open = true
+	return true
 }
 
 // Hangup implements world.Channel.

@@ -12,6 +12,8 @@ type Process struct {
 	Turn func() (at world.Time, ended bool)
 	// Cost is how long the turn just made took, a microsecond at least.
 	Cost func() world.Time
+	// Spent, if set, is how much of the present turn is over: its clock shows it.
+	Spent func() world.Time
 
 	w       *World
 	offset  world.Time // of its clock
@@ -56,6 +58,9 @@ func (p *Process) Now() world.Time {
 			p.w.Run(d)
 			p.paused = false
 		}
+	}
+	if p.inTurn && p.Spent != nil {
+		return p.clock(p.w.now + p.Spent())
 	}
 	return p.clock(p.w.now)
 }

@@ -155,9 +155,14 @@ func (s *Site) owns(what string) bool {
 // Console is what the VM has printed, and what is typed.
 type Console struct {
 	Printed []byte
+	Boots   []int  // places in Printed where a VM that booted again begins
+	at      uint64 // number of the next byte
 	typed   []byte
 	w       *World
 }
+
+// boot is where the numbers of an epoch begin, if the VM boots in it.
+const boot = 1 << 40
 
 // Type types bytes; the VM reads them wherever it is live.
 func (c *Console) Type(b string) { c.typed = append(c.typed, b...) }
@@ -175,16 +180,24 @@ func (s *Site) Terminal() *Terminal { return &Terminal{&s.v.Console, s} }
 // printed first.
 func (t *Terminal) Write(offset uint64, b []byte) {
 	t.s.owns("console output")
-	have := uint64(len(t.c.Printed))
-	if offset > have {
-		t.c.w.Breach("%s prints at %d, but only %d bytes were printed", t.s.p.Name, offset, have)
+	c := t.c
+	if offset == uint64(t.s.epoch)*boot && offset > c.at {
+		c.Boots, c.at = append(c.Boots, len(c.Printed)), offset
+	}
+	have := uint64(len(c.Printed))
+	if len(c.Boots) > 0 {
+		have -= uint64(c.Boots[len(c.Boots)-1])
+	}
+	if offset > c.at || offset < c.at-have {
+		c.w.Breach("%s prints at %d, but %d bytes up to %d were printed", t.s.p.Name, offset, have, c.at)
 		return
 	}
-	n := min(uint64(len(b)), have-offset)
-	if !bytes.Equal(t.c.Printed[offset:offset+n], b[:n]) {
-		t.c.w.Breach("%s prints %q at %d, where %q was printed", t.s.p.Name, b[:n], offset, t.c.Printed[offset:offset+n])
+	n := min(uint64(len(b)), c.at-offset)
+	if was := c.Printed[uint64(len(c.Printed))-(c.at-offset):][:n]; !bytes.Equal(was, b[:n]) {
+		c.w.Breach("%s prints %q at %d, where %q was printed", t.s.p.Name, b[:n], offset, was)
 	}
-	t.c.Printed = append(t.c.Printed, b[n:]...)
+	c.Printed = append(c.Printed, b[n:]...)
+	c.at += uint64(len(b)) - n
 }
 
 // Read implements world.Terminal.

@@ -46,6 +46,9 @@ type Channel interface {
 	// Redial asks for a new connection after the end of one: the side that dials
 	// dials again, the other listens.
 	Redial()
+	// Welcome makes this side the one that listens: it belongs to a primary now, which
+	// any new backup may dial. It reports false if nobody can: it has no address.
+	Welcome() bool
 	// Hangup sends what is queued as far as it can without waiting, and ends the connection.
 	Hangup()
 }

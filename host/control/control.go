@@ -45,6 +45,20 @@ type Status struct {
 	Failovers      uint64  `json:"failovers"`
 	OutputDelay    float64 `json:"output_delay_seconds"` // sum over all outputs released
 	Outputs        uint64  `json:"outputs_released"`
+
+	// A primary's machine had to wait for the backup: its buffer was full, or the lag
+	// too large.
+	Waits    uint64             `json:"waits"`
+	WaitTime float64            `json:"wait_seconds"`
+	Waited   map[string]float64 `json:"wait_seconds_by_reason,omitempty"`
+
+	// Of the clone that is being sent, or was sent last.
+	ClonePause float64 `json:"clone_pause_seconds"` // the guest stood still for it, at most, at a time
+	CloneTime  float64 `json:"clone_seconds"`
+	CloneBytes uint64  `json:"clone_sent_bytes"`
+	CloneRound int     `json:"clone_round"`
+	CloneLeft  int     `json:"clone_pages_left"`
+	Clones     uint64  `json:"clones_sent"`
 }
 
 // refresh is how often the status is taken while the replica is busy.
@@ -132,6 +146,15 @@ func take(r *replica.Replica) Status {
 		Last: uint64(p.Last), Acknowledged: uint64(p.Acked), Executed: uint64(p.Backup.Executed),
 		HeldOutputs: p.Held, Released: uint64(p.Released), Failovers: n.Failovers,
 		OutputDelay: seconds(n.Delay), Outputs: n.Released,
+		ClonePause: seconds(n.ClonePause), CloneTime: seconds(n.CloneTime), CloneBytes: n.CloneBytes,
+		CloneRound: n.CloneRound, CloneLeft: n.CloneLeft, Clones: n.Clones,
+		Waits: n.Waits, WaitTime: seconds(n.WaitTime),
+	}
+	for why, t := range n.Waited {
+		if s.Waited == nil {
+			s.Waited = map[string]float64{}
+		}
+		s.Waited[why] = seconds(t)
 	}
 	if m := r.Machine(); m != nil {
 		s.Step, s.GuestSeconds = uint64(m.Step()), float64(m.Time())/1e7

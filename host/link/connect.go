@@ -71,7 +71,8 @@ func (l *Link) accept() {
 		}
 		l.goes(func() {
 			defer l.exit(c)
-			if err := l.welcome(c); err != nil && l.ctx.Err() == nil {
+			// A peer that is told to come again knows; it may do so for days.
+			if err := l.welcome(c); err != nil && verdictOf(err) == comeIn && l.ctx.Err() == nil {
 				l.diagnose("a connection to the channel was refused", "from", c.RemoteAddr().String(), "error", err)
 			}
 		})
@@ -111,6 +112,9 @@ func (l *Link) welcome(t *net.TCPConn) error {
 	var g greeting
 	if err = g.receive(c.tls); err == nil {
 		c.peer = g.id
+		err = errBackup
+	}
+	if l.welcomes.Load() && errors.Is(err, errBackup) {
 		local, peer := unmap(t.LocalAddr()), unmap(t.RemoteAddr())
 		err = l.admit(ctx, c, local, netip.AddrPortFrom(peer.Addr(), g.port))
 	}
@@ -122,8 +126,8 @@ func (l *Link) welcome(t *net.TCPConn) error {
 		}
 		l.leave(c)
 		c.beat.spare()
-	} else if errors.Is(err, errBusy) {
-		busy.send(c.tls)
+	} else if v := verdictOf(err); v != comeIn {
+		v.send(c.tls)
 	}
 	t.Close()
 	return explainHandshake(err)
@@ -199,11 +203,11 @@ func (l *Link) dialUntilConnected(addr string) {
 	said := ""
 	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
 		err := l.dial(addr)
-		if err == nil || l.ctx.Err() != nil {
+		if err == nil || l.ctx.Err() != nil || l.welcomes.Load() {
 			return
 		}
 		if errors.As(err, new(refusal)) {
-			l.cfg.Log.Warn("the connection to the peer was refused", "address", addr, "error", err)
+			l.cfg.Log.Debug("the connection to the peer was refused", "address", addr, "error", err)
 			l.inbox.offer(world.ChannelEvent{Kind: world.Refused, Err: fmt.Errorf("connect to the peer at %s: %w", addr, err)})
 			return
 		}
@@ -259,8 +263,8 @@ func (l *Link) introduce(ctx context.Context, c *conn) error {
 	if err := v.receive(c.tls); err != nil {
 		return err
 	}
-	if v != comeIn {
-		return errBusy
+	if err := v.err(); err != nil {
+		return err
 	}
 	return l.admit(ctx, c, netip.AddrPortFrom(local.Addr(), port), remote)
 }

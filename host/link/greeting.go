@@ -17,7 +17,7 @@ import (
 )
 
 // version of the greeting; the packets have one of their own (ft.ProtocolVersion).
-const version = 1
+const version = 2
 
 // A greeting opens the connection, big-endian:
 //
@@ -48,10 +48,38 @@ type verdict byte
 const (
 	comeIn verdict = iota
 	busy
+	backup
 )
 
-var errBusy = errors.New("the listening replica has a live connection to another one; " +
-	"if that one is dead, it will notice within its detection timeout")
+// Who hears these may come again.
+var (
+	errBusy = errors.New("the listening replica has a live connection to another one; " +
+		"if that one is dead, it will notice within its detection timeout")
+	errBackup = errors.New("the listening replica is no primary; dial the VM's primary, or wait until this one goes live")
+)
+
+func (v verdict) err() error {
+	switch v {
+	case comeIn:
+		return nil
+	case busy:
+		return errBusy
+	case backup:
+		return errBackup
+	}
+	return fmt.Errorf("the listening replica answers with verdict %d, which we don't know", v)
+}
+
+// verdictOf is what to answer with an error, comeIn if nothing.
+func verdictOf(err error) verdict {
+	switch {
+	case errors.Is(err, errBusy):
+		return busy
+	case errors.Is(err, errBackup):
+		return backup
+	}
+	return comeIn
+}
 
 func (g greeting) send(w io.Writer) error {
 	b := append(magic[:len(magic):len(magic)], version)

@@ -22,6 +22,11 @@
 // answers a heartbeat with ICMP "port unreachable". That reaches connected UDP
 // sockets only, so each side has one per peer. Beside it each side keeps its port
 // bound as long as it lives: a port must not look dead between two connections.
+//
+// A backup may go live and then needs a backup itself. So it has an address of its
+// own (Config.Address) from the start, where it tells who dials to come again, until
+// Welcome: from then on it is the listener. A new backup always dials, and may do so
+// at any time: it waits for its turn there.
 package link
 
 import (
@@ -35,6 +40,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tandem/world"
@@ -45,6 +51,7 @@ type Config struct {
 	Certificate tls.Certificate // with its key
 	Peers       *x509.CertPool  // the VM's CA
 	Log         *slog.Logger    // diagnostics; nil for none
+	Address     string          // of a dialer, HOST:PORT: where it listens after Welcome; empty for nowhere
 	// ReceiveLimit bounds the bytes that were received and not yet fetched by Recv.
 	// Beyond it the peer has to wait. Default: 32 MiB. One packet always fits.
 	ReceiveLimit int
@@ -65,7 +72,8 @@ type Link struct {
 	wg    sync.WaitGroup
 	inbox inbox
 
-	listener *net.TCPListener // nil on the dialer's side
+	listener *net.TCPListener // nil on the side of a dialer without an address
+	welcomes atomic.Bool      // peers are let in, and nobody is dialed
 	port     *net.UDPConn     // keeps our UDP port; nothing is read from it
 	redial   chan struct{}    // nil on the listener's side
 
@@ -95,6 +103,7 @@ func Listen(addr string, cfg Config, wake func()) (*Link, error) {
 	if err := l.bind(addr); err != nil {
 		return nil, fmt.Errorf("listen for the peer at %s: %w", addr, err)
 	}
+	l.welcomes.Store(true)
 	l.goes(l.accept)
 	return l, nil
 }
@@ -109,8 +118,16 @@ func Dial(addr string, cfg Config, wake func()) (*Link, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return nil, fmt.Errorf("the peer's address must be HOST:PORT: %w", err)
 	}
-	if l.port, err = bindUDP(":0"); err != nil {
-		return nil, fmt.Errorf("open a UDP port for heartbeats: %w", err)
+	switch {
+	case cfg.Address != "":
+		if err := l.bind(cfg.Address); err != nil {
+			return nil, fmt.Errorf("open this copy's own address %s: %w", cfg.Address, err)
+		}
+		l.goes(l.accept)
+	default:
+		if l.port, err = bindUDP(":0"); err != nil {
+			return nil, fmt.Errorf("open a UDP port for heartbeats: %w", err)
+		}
 	}
 	l.redial = make(chan struct{}, 1)
 	l.Redial()
@@ -147,7 +164,7 @@ func (l *Link) goes(f func()) {
 	}()
 }
 
-// Addr is the address that a listener listens at, nil for a dialer.
+// Addr is the address of a listener, or of a dialer that has one; nil for others.
 func (l *Link) Addr() net.Addr {
 	if l.listener == nil {
 		return nil
@@ -225,10 +242,23 @@ func (l *Link) Key() [32]byte { return l.key }
 // Redial makes the dialer's side dial, if there is no connection; it tries until
 // it succeeds.
 func (l *Link) Redial() {
+	if l.welcomes.Load() {
+		return
+	}
 	select {
 	case l.redial <- struct{}{}:
-	default: // asked already, or the listener's side
+	default: // asked already
 	}
+}
+
+// Welcome makes this side the listener: whoever dials is let in from now on, and
+// nobody is dialed any more.
+func (l *Link) Welcome() bool {
+	if l.listener == nil {
+		return false
+	}
+	l.welcomes.Store(true)
+	return true
 }
 
 // Hangup ends the connection without waiting. What is queued still leaves if the

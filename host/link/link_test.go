@@ -367,6 +367,44 @@ func TestBusy(t *testing.T) {
 	listener.hear("mine")
 }
 
+// A dialer with an address of its own sends heartbeats from its port, and tells who
+// dials there to come again. After Welcome it lets them in, and dials no more.
+func TestWelcome(t *testing.T) {
+	ca := newCA(t)
+	listener := open(t, Listen, "127.0.0.1:0", config(t, ca))
+	cfg := config(t, ca)
+	cfg.Address = "127.0.0.1:0"
+	backup := open(t, Dial, listener.Addr().String(), cfg)
+	listener.want(world.Connected)
+	backup.want(world.Connected)
+	if from := listener.beat.conn.RemoteAddr().String(); from != backup.Addr().String() {
+		t.Errorf("heartbeats come from %s, the address is %s", from, backup.Addr())
+	}
+	next := open(t, Dial, backup.Addr().String(), config(t, ca))
+	next.log.await(t, "is no primary")
+	backup.say("hello")
+	listener.hear("hello")
+	listener.Close()
+	backup.want(world.Disconnected)
+	backup.Redial() // it would find nobody
+	if !backup.Welcome() || !listener.Welcome() {
+		t.Error("they have an address, but nobody is let in")
+	}
+	backup.want(world.Connected)
+	next.want(world.Connected)
+	next.say("mine")
+	backup.hear("mine")
+	backup.Redial() // the listener's side now
+	if next.Welcome() {
+		t.Error("somebody could be let in without an address")
+	}
+	taken := config(t, ca)
+	taken.Address = backup.Addr().String()
+	if l, err := Dial("127.0.0.1:1", taken, func() {}); err == nil || !strings.Contains(err.Error(), "own address") {
+		t.Error("an address that is taken:", l, err)
+	}
+}
+
 // A process that dials again while its old connection looks alive takes its place:
 // what came through the old one is delivered first.
 func TestSupersede(t *testing.T) {

@@ -3,10 +3,11 @@
 // Package mem is guest RAM, with a note on every page that says whether a
 // store to it can go unnoticed.
 //
-// A store is fast only while its page's note is zero. Four things set a note:
+// A store is fast only while its page's note is zero. Five things set a note:
 // instructions were decoded from the page (Code), a page table walk read an
 // entry from it (Walk), somebody who collects written pages has not seen it
-// written yet (CleanHash), or a bare-metal program talks to the machine by it
+// written yet (CleanHash, and Copied for a Copy), its bytes are to be handed on as
+// they are (Frozen), or a bare-metal program talks to the machine by it
 // (Host). A store to a noted page takes the slow
 // way through Touch, which tells the Watcher and clears what it can. So no
 // cache of decoded instructions or of translations is ever older than memory,
@@ -39,6 +40,8 @@ const (
 	Walk                       // a page table walk read it
 	CleanHash                  // not written since its last hash
 	Host                       // holds a program's tohost: every store is told to the machine
+	Copied                     // not written since a Copy handed it on
+	Frozen                     // to be handed on by a Copy as it was
 )
 
 // Watcher hears of stores to pages noted Code or Walk, before they are made.
@@ -63,6 +66,7 @@ type RAM struct {
 
 	dirty []PFN // pages written since their last hash, in order of their first store
 	scrub PFN   // the next page of the round over all of RAM
+	copy  *Copy // under way, or nil
 }
 
 // New wraps b, whose length is a multiple of the page size, as RAM. The bytes
@@ -132,7 +136,10 @@ func (r *RAM) touch(p PFN, off, n uint64) {
 	if note&CleanHash != 0 {
 		r.dirty = append(r.dirty, p)
 	}
-	r.notes[p] &^= CleanHash
+	if note&(Copied|Frozen) != 0 {
+		r.copy.touch(p, note)
+	}
+	r.notes[p] &^= CleanHash | Copied | Frozen
 }
 
 // Read copies RAM at physical address pa to b.

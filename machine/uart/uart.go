@@ -115,15 +115,16 @@ type UART struct {
 	fifo    []byte
 	backlog []byte // typed, and waiting for room in the FIFO
 	buffer  []byte // sent, and not yet emitted
-	sent    uint64 // bytes emitted since the machine was made
+	sent    uint64 // number of the next byte to be emitted
 
 	irq  bus.Line
 	emit bus.Emit
 }
 
-// New returns a port that drives irq and emits event.ConsoleOut.
-func New(irq bus.Line, emit bus.Emit) *UART {
-	return &UART{dll: divisor, irq: irq, emit: emit}
+// New returns a port that drives irq and emits event.ConsoleOut, whose first byte
+// has the number start.
+func New(irq bus.Line, emit bus.Emit, start uint64) *UART {
+	return &UART{dll: divisor, sent: start, irq: irq, emit: emit}
 }
 
 // Room is how many typed bytes In takes now.

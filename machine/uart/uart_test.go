@@ -26,7 +26,7 @@ func (b *board) Set(level bool) { b.irq = level }
 
 func newBoard() *board {
 	b := &board{}
-	b.UART = New(b, func(body event.OutputBody) { b.out = append(b.out, body.(event.ConsoleOut)) })
+	b.UART = New(b, func(body event.OutputBody) { b.out = append(b.out, body.(event.ConsoleOut)) }, 0)
 	return b
 }
 

@@ -38,8 +38,11 @@ const (
 	maxBacklog = 64 << 10 // bytes typed that wait for a buffer
 )
 
-// Config is the size of the terminal in characters; 0 if it is not known.
-type Config struct{ Columns, Rows uint16 }
+// Config describes the console.
+type Config struct {
+	Columns, Rows uint16 // size of the terminal in characters; 0 if it is not known
+	Start         uint64 // number of the first byte printed
+}
 
 // Device is a virtio-console device.
 type Device struct {
@@ -48,14 +51,14 @@ type Device struct {
 	emit bus.Emit
 	cfg  Config
 
-	printed uint64 // bytes printed so far
+	printed uint64 // number of the next byte printed
 	backlog []byte // typed, not yet taken by the driver
 	dropped uint64 // bytes typed that found no room
 }
 
 // New returns the device for a slot of the board.
 func New(slot event.DeviceID, mem bus.Memory, line bus.Line, emit bus.Emit, cfg Config) *Device {
-	d := &Device{slot: slot, emit: emit, cfg: cfg}
+	d := &Device{slot: slot, emit: emit, cfg: cfg, printed: cfg.Start}
 	d.Transport = virtio.New(backend{d}, mem, line, queueSize, queueSize)
 	return d
 }
@@ -86,7 +89,7 @@ func (b backend) DeviceID() uint32 { return 3 }
 
 // Features offers SIZE only where it is known.
 func (b backend) Features() uint64 {
-	if b.cfg == (Config{}) {
+	if b.cfg.Columns == 0 && b.cfg.Rows == 0 {
 		return FeatureEmergency
 	}
 	return FeatureEmergency | FeatureSize
