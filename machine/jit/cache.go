@@ -79,9 +79,9 @@ type sharedJump struct {
 
 // Page holds the translations of one page of code.
 type Page struct {
-	entry  [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
-	copies [pageSize / 2]uint8  // how often an instruction was translated
-	links  map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places of their rel32
+	entry   [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
+	copies  [pageSize / 2]uint8  // how often an instruction was translated
+	waiting map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places of their rel32
 }
 
 const pageSize = 4096
@@ -157,8 +157,8 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 		s.resume, s.quit = s.resume+uint32(at), s.quit+uint32(at)
 		c.sites = append(c.sites, s)
 	}
-	if p.links == nil {
-		p.links = map[uint16][]int32{}
+	if p.waiting == nil {
+		p.waiting = map[uint16][]int32{}
 	}
 	for _, e := range c.tr.entries {
 		c.enter(p, e.off, int32(at+e.place), e.off == head)
@@ -168,7 +168,7 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 		if e := p.entry[l.target>>1]; e != 0 {
 			c.patch(place, int32(e-1))
 		} else {
-			p.links[l.target] = append(p.links[l.target], place)
+			p.waiting[l.target] = append(p.waiting[l.target], place)
 		}
 	}
 	for i := range c.tr.former.blocks {
@@ -190,11 +190,11 @@ func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
 		return
 	}
 	*e = uint32(at) + 1
-	waiting := p.links[off]
-	for _, place := range waiting {
+	places := p.waiting[off]
+	for _, place := range places {
 		c.patch(place, at)
 	}
-	delete(p.links, off)
+	delete(p.waiting, off)
 }
 
 // patch points the jump with its rel32 at place to an offset in the Cache.
