@@ -52,7 +52,7 @@ func demoCommand() *cobra.Command {
 	f.StringVar(&o.Memory, "memory", "512M", "guest memory")
 	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), or stopped (a primary that sleeps and wakes)")
 	f.BoolVar(&o.Again, "again", false, "then give the survivor a new backup under load, and kill the primary once more")
-	f.StringVar(&engine, "engine", engineInterpreter, "interpreter, jit, or mixed: a primary that translates and a backup that interprets")
+	f.StringVar(&engine, "engine", defaultEngine(), "jit, interpreter, or mixed: a primary that translates and a backup that interprets")
 	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")
 	return c
 }

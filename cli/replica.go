@@ -123,6 +123,9 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	// control socket, or with its VM.
 	signal.Ignore(os.Interrupt)
 	host.LeanHeap()
+	if err := host.Prioritize(); err != nil {
+		diagnostics().Info("no higher priority for this replica: other work of the host may delay its heartbeats", "err", err)
+	}
 	c = &copyOfVM{clock: host.NewClock(), cfg: replica.DefaultConfig()}
 	c.wake, c.woken = host.Wake()
 	token := make([]byte, 16)

@@ -57,7 +57,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
-	f.StringVar(&v.engine, "engine", engineInterpreter, "interpreter, or jit: translate hot code (experimental)")
+	f.StringVar(&v.engine, "engine", defaultEngine(), "jit: translate hot code; or interpreter")
 	f.StringVar(&v.name, "name", "vm", "name of the VM; its MAC address follows from it")
 }
 
@@ -195,6 +195,14 @@ const (
 	engineInterpreter = "interpreter"
 	engineJIT         = "jit"
 )
+
+// defaultEngine is the fastest that this host has.
+func defaultEngine() string {
+	if codemem.Supported() {
+		return engineJIT
+	}
+	return engineInterpreter
+}
 
 // codeCache is the memory for translated code, in bytes.
 const codeCache = 32 << 20

@@ -150,10 +150,10 @@ func (c *context) drop(vpage uint64) {
 	if e := &c.write[writeIndex(vpage)]; e.tag == vpage {
 		e.tag = noTag
 	}
-	if e := &c.exec[vpage>>12%execEntries]; e.tag == vpage {
+	if e := &c.exec[vpage>>12%execEntries]; e.tag == vpage && e.page != nil {
+		c.dropJumps(vpage, e.page)
 		e.page = nil
 	}
-	c.dropJumps(vpage)
 	c.clearPairs()
 }
 

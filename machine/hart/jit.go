@@ -49,14 +49,14 @@ func (c *context) clearJumps() {
 	}
 }
 
-// dropJumps forgets the jumps into a virtual page.
-func (c *context) dropJumps(vpage uint64) {
-	if !c.jumping {
+// dropJumps forgets the jumps into a virtual page, which maps a page of code.
+func (c *context) dropJumps(vpage uint64, cp *codePage) {
+	if !c.jumping || cp.native == nil {
 		return
 	}
-	first := jit.JumpIndex(vpage)
-	for i := range jit.JumpsOfPage {
-		if e := &c.jumps[first+i]; e.tag&^mem.PageMask == vpage {
+	for _, off := range cp.native.Heads() {
+		va := vpage + uint64(off)
+		if e := &c.jumps[jit.JumpIndex(va)]; e.tag == va {
 			e.tag = noJump
 		}
 	}
@@ -73,7 +73,7 @@ func (s *System) dropJumpsTo(cp *codePage) {
 			}
 			for j := range c.exec {
 				if e := &c.exec[j]; e.page == cp {
-					c.dropJumps(e.tag)
+					c.dropJumps(e.tag, cp)
 				}
 			}
 		}

@@ -235,7 +235,7 @@ func (h *Hart) fill(va, pa uint64, acc access, priv riscv.Privilege, path *walkP
 	case fetch:
 		e := &h.ctx.exec[vpage>>12%execEntries]
 		if e.page != nil && e.tag != vpage {
-			h.ctx.dropJumps(e.tag)
+			h.ctx.dropJumps(e.tag, e.page)
 		}
 		*e = execEntry{vpage, s.codePage(p)}
 	case store:
@@ -287,6 +287,9 @@ func (h *Hart) fetchOne(pc uint64) bool {
 
 // fetch16 fetches a halfword of the instruction that begins at pc.
 func (h *Hart) fetch16(va, pc uint64) (uint16, bool) {
+	if e := &h.ctx.exec[va>>12%execEntries]; e.tag == va&^mem.PageMask && e.page != nil {
+		return h.ram.Load16(uint64(e.page.pfn)<<mem.PageShift | va&mem.PageMask), true
+	}
 	pa, ok := h.translate(va, fetch)
 	if !ok {
 		return 0, false

@@ -81,6 +81,7 @@ type sharedJump struct {
 type Page struct {
 	entry   [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
 	copies  [pageSize / 2]uint8  // how often an instruction was translated
+	heads   []uint16             // the offsets of entry
 	waiting map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places of their rel32
 }
 
@@ -125,6 +126,9 @@ func (c *Cache) Entry(p *Page, off uint64) uintptr {
 	}
 	return 0
 }
+
+// Heads are the offsets that have an Entry.
+func (p *Page) Heads() []uint16 { return p.heads }
 
 // Copied reports whether the instruction at an offset is translated, as part of a
 // region that begins elsewhere or as its first.
@@ -188,6 +192,9 @@ func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
 	e := &p.entry[off>>1]
 	if *e != 0 && !replace {
 		return
+	}
+	if *e == 0 {
+		p.heads = append(p.heads, off)
 	}
 	*e = uint32(at) + 1
 	places := p.waiting[off]

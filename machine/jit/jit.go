@@ -107,14 +107,8 @@ const (
 	Miss                    // the TLB has no entry for Address, which Site accesses
 )
 
-// JumpIndex is the place of an address in the jump cache: JumpsOfPage places for
-// a page, so that those of one page are easily found.
-func JumpIndex(va uint64) int {
-	return int(va>>1&(JumpsOfPage-1) | va>>12&(JumpEntries/JumpsOfPage-1)*JumpsOfPage)
-}
+// JumpIndex is the place of an address in the jump cache.
+func JumpIndex(va uint64) int { return int((va ^ va>>12) >> 1 & (JumpEntries - 1)) }
 
 // JumpEntries is the size of a jump cache.
-const (
-	JumpEntries = 8192
-	JumpsOfPage = 128
-)
+const JumpEntries = 8192

@@ -312,14 +312,11 @@ func (t *translator) dispatch() {
 	l := &t.layout
 	t.leaveRegion()
 	miss := t.NewLabel()
-	t.Mov(amd64.S32, tmp2, tmp)
-	t.ShiftI(amd64.SHR, amd64.S32, tmp2, 1)
-	t.RI(amd64.AND, amd64.S32, tmp2, JumpsOfPage-1)
-	t.Mov(amd64.S32, tmp3, tmp)
-	t.ShiftI(amd64.SHR, amd64.S32, tmp3, pageShift-jumpsShift)
-	t.RI(amd64.AND, amd64.S32, tmp3, JumpEntries-JumpsOfPage)
-	t.RR(amd64.OR, amd64.S32, tmp2, tmp3)
-	t.ShiftI(amd64.SHL, amd64.S32, tmp2, 4)
+	t.Mov(amd64.S32, tmp2, tmp) // JumpIndex, times 16
+	t.ShiftI(amd64.SHR, amd64.S32, tmp2, pageShift)
+	t.RR(amd64.XOR, amd64.S32, tmp2, tmp)
+	t.ShiftI(amd64.SHL, amd64.S32, tmp2, 3)
+	t.RI(amd64.AND, amd64.S32, tmp2, (JumpEntries-1)<<4)
 	entry := amd64.Mem{Base: tlb, Index: tmp2, Scale: 1, Disp: l.Jumps}
 	t.RM(amd64.CMP, amd64.S64, tmp, entry)
 	t.JccShort(amd64.NE, miss)
@@ -333,10 +330,7 @@ func (t *translator) dispatch() {
 	t.jumpShared(func(s *thunks) int { return s.leave })
 }
 
-const (
-	pageShift  = 12
-	jumpsShift = 7 // JumpsOfPage
-)
+const pageShift = 12
 
 // word is a word of the hart, x a register of the guest in memory.
 func (t *translator) word(off int32) amd64.Mem { return amd64.At(state, off) }
