@@ -6,14 +6,14 @@ package jit
 type FloatLayout struct {
 	F, FRM int32 // registers, and the rounding mode: a byte
 
-	// State: Mode is what a unit may do now, and WhenDirty what it may while
+	// State: Mode is what a block may do now, and WhenDirty what it may while
 	// mstatus.FS is Dirty.
 	Mode, WhenDirty int32
 	Guest, Host     int32 // MXCSR
 	WasOn           int32 // the access that missed was among operations that compute
 }
 
-// FloatMode says what a unit may do with floating point.
+// FloatMode says what a block may do with floating point.
 type FloatMode uint32
 
 const (

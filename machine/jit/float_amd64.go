@@ -12,18 +12,18 @@ import (
 // Floating point is the host's, with the guest's rounding mode in MXCSR and the
 // flags gathered there. The bits of a result that is not a NaN, and the flags,
 // tininess included, are the same on both; a NaN is made canonical. What the
-// host's instructions do differently leaves the unit before rd is written, and
+// host's instructions do differently leaves the block before rd is written, and
 // the interpreter executes the instruction: it may raise its flags again, so a
 // unit may leave with flags raised that the guest's operation raises too, but
 // with no other.
 //
-// Units touch f registers only where Mode says that they may: mstatus.FS is
+// Blocks touch f registers only where Mode says that they may: mstatus.FS is
 // Dirty, so that nothing is to be noted when one is written, and frm is a mode
-// that the host has. The first operation of a unit that rounds or raises flags
+// that the host has. The first operation of a block that rounds or raises flags
 // loads MXCSR if no other did since Go entered; package native restores it.
 
-// floatUnit is what is known at the instruction at hand of the unit.
-type floatUnit struct {
+// floatBlock is what is known at the instruction at hand of the block.
+type floatBlock struct {
 	level float  // of the state that was checked
 	boxed uint32 // f registers with a boxed single
 	frm   uint8  // what frm was compared with, and equal to
@@ -36,7 +36,7 @@ type floatUnit struct {
 	out amd64.Label // to the interpreter, before the instruction; 0 as long as none
 }
 
-// float is how much of the floating-point state a unit may use.
+// float is how much of the floating-point state a block may use.
 type float uint8
 
 const (
@@ -59,7 +59,7 @@ type stub struct {
 	off         amd64.Label // the way to the interpreter
 	in          *Inst
 	size        amd64.Size
-	checked     bool // that the unit may use floating point
+	checked     bool // that the block may use floating point
 }
 
 // The temporaries.
@@ -72,12 +72,12 @@ const (
 func isFloat(op riscv.Op) bool { return op >= riscv.FLW && op <= riscv.FCVT_D_LU }
 
 // forget begins a block: nothing is known of the floating-point state.
-func (f *floatUnit) forget() { *f = floatUnit{frm: noMode, stubs: f.stubs} }
+func (f *floatBlock) forget() { *f = floatBlock{frm: noMode, stubs: f.stubs} }
 
 // noMode is no rounding mode.
 const noMode = 0xff
 
-// need checks that the unit may use floating point, and how.
+// need checks that the block may use floating point, and how.
 func (t *translator) need(l float) {
 	f, mode := &t.fp, amd64.At(state, t.layout.Float.Mode)
 	if f.level >= l {
@@ -113,7 +113,7 @@ func (t *translator) computeAsGuest() {
 }
 
 // live reports whether the host's registers have floating-point state.
-func (f *floatUnit) live() bool {
+func (f *floatBlock) live() bool {
 	return f.level == computing || slices.ContainsFunc(f.kept[:], func(k kept) bool { return k.valid })
 }
 
@@ -149,7 +149,7 @@ func (t *translator) writeStubs() {
 	}
 }
 
-// interpret leaves the unit before the instruction.
+// interpret leaves the block before the instruction.
 func (t *translator) interpret() amd64.Label {
 	f := &t.fp
 	if f.out == 0 {
@@ -223,7 +223,7 @@ func (t *translator) box(s amd64.Size, r uint8) {
 	}
 }
 
-// f registers are written to memory at once, so that a unit can be left anywhere;
+// f registers are written to memory at once, so that a block can be left anywhere;
 // the XMM registers from firstKept on keep the last values for what follows.
 const firstKept = 3
 

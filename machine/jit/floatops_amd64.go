@@ -73,7 +73,7 @@ func asDouble(op riscv.Op) (riscv.Op, amd64.Size) {
 // hostModes are those of ROUNDSD.
 var hostModes = [8]uint8{amd64.RoundNearest, amd64.RoundZero, amd64.RoundDown, amd64.RoundUp, dyn: amd64.RoundMXCSR}
 
-// float translates the instruction with index i of the unit.
+// float translates the instruction with index i of the block.
 func (t *translator) float(in *Inst, i int) {
 	f := &t.fp
 	f.in, f.i, f.out = in, i, 0
@@ -304,7 +304,7 @@ func (t *translator) toInteger(size amd64.Size, unsigned bool, s amd64.Size) {
 	t.done(t.toX(), tmp, size)
 }
 
-// below63 leaves the unit where xmm1 has a sign or is not below 2^63: not all of
+// below63 leaves the block where xmm1 has a sign or is not below 2^63: not all of
 // those are invalid, but the host would say so. As integers they are above it.
 func (t *translator) below63(s amd64.Size) {
 	limit := uint64(1023+63) << 52
@@ -317,7 +317,7 @@ func (t *translator) below63(s amd64.Size) {
 	t.Jcc(amd64.AE, t.interpret())
 }
 
-// fits leaves the unit with the least integer, which is also what the host gives
+// fits leaves the block with the least integer, which is also what the host gives
 // for what does not fit: only less 1 it overflows.
 func (t *translator) fits(size amd64.Size) {
 	t.RI(amd64.CMP, size, tmp, 1)

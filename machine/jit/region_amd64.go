@@ -60,7 +60,7 @@ type translator struct {
 	n        int // instructions of the block at hand
 	exits    []exit
 	slow     []slowAccess
-	fp       floatUnit
+	fp       floatBlock
 	recent   uint8       // a guest register in memory whose value tmp has as the instruction begins, 0 for none
 	latest   uint8       // the same as it ends
 	version  [256]uint8  // how often each guest register was written in the block
