@@ -42,9 +42,9 @@ func translated(t testing.TB, m *machine.Machine, size int) *machine.Machine {
 
 // atOnce makes every block be translated before it is first executed.
 func atOnce(t testing.TB) {
-	hot, stretch := jit.HotAfter, jit.Stretch
-	jit.HotAfter, jit.Stretch = 1, 2
-	t.Cleanup(func() { jit.HotAfter, jit.Stretch = hot, stretch })
+	before := jit.HotAfter
+	jit.HotAfter = 1
+	t.Cleanup(func() { jit.HotAfter = before })
 }
 
 // Sizes of code caches: one that is emptied for every few units, and one that never is.

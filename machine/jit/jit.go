@@ -112,7 +112,3 @@ func JumpIndex(va uint64) int { return int((va ^ va>>12) >> 1 & (JumpEntries - 1
 
 // JumpEntries is the size of a jump cache.
 const JumpEntries = 8192
-
-// Stretch is how many instructions in a row that only compute share all registers.
-// Tests lower it.
-var Stretch = 10

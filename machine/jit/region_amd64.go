@@ -217,12 +217,7 @@ func (t *translator) block(b *block) {
 	t.Bind(amd64.Label(b.label))
 	t.RI(amd64.SUB, amd64.S64, steps, int32(t.n))
 	t.Jcc(amd64.B, t.way(toShort, t.n, int32(b.off)))
-	for i := 0; i < len(b.insts); i++ {
-		if n := t.run(b.insts[i:]); n > 0 {
-			t.stretch(b.insts[i : i+n])
-			i += n - 1
-			continue
-		}
+	for i := range b.insts {
 		t.inst(&b.insts[i], i)
 		t.version[usesOf(&b.insts[i]).rd]++
 	}

@@ -18,8 +18,7 @@ func TestTranslated(t *testing.T) {
 	if !codemem.Supported() {
 		t.Skip("this host has no translator")
 	}
-	defer func(hot uint8, stretch int) { jit.HotAfter, jit.Stretch = hot, stretch }(jit.HotAfter, jit.Stretch)
-	jit.Stretch = 2
+	defer func(before uint8) { jit.HotAfter = before }(jit.HotAfter)
 	jit.HotAfter = 1
 	program, symbols := buildUser(t)
 	var cases []testCase
