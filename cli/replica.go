@@ -145,7 +145,8 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 		if err != nil {
 			return nil, err
 		}
-		console, c.closers = file, append(c.closers, file)
+		behind := host.NewBehind(file)
+		console, c.closers = behind, append(c.closers, behind, file)
 	}
 	events, err := control.OpenLog(f.events)
 	if err != nil {

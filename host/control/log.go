@@ -4,10 +4,12 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"time"
 
 	"tandem/ft"
+	"tandem/host"
 	"tandem/replica"
 )
 
@@ -23,23 +25,29 @@ type Record struct {
 	Step  uint64    `json:"step"`
 }
 
-// Log appends events to a file.
-type Log struct{ f *os.File }
+// Log appends events to a file, behind the replica that reports them.
+type Log struct {
+	f *os.File
+	w *host.Behind
+}
 
 // OpenLog opens the file of events; without a path they go to standard error.
 func OpenLog(path string) (*Log, error) {
 	if path == "" {
-		return &Log{os.Stderr}, nil
+		return &Log{os.Stderr, host.NewBehind(os.Stderr)}, nil
 	}
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-	return &Log{f}, err
+	if err != nil {
+		return nil, err
+	}
+	return &Log{f, host.NewBehind(f)}, nil
 }
 
 // Report appends an event.
 func (l *Log) Report(e replica.Event) {
 	b, _ := json.Marshal(Record{Time: time.Now(), Kind: string(e.Kind), Text: e.Text, From: name(e.From), To: name(e.To),
 		Epoch: uint64(e.Epoch), Entry: uint64(e.Seq), Step: uint64(e.Step)})
-	l.f.Write(append(b, '\n'))
+	l.w.Write(append(b, '\n'))
 }
 
 func name(s ft.State) string {
@@ -49,10 +57,11 @@ func name(s ft.State) string {
 	return s.String()
 }
 
-// Close closes the file.
+// Close writes what is queued and closes the file.
 func (l *Log) Close() error {
+	err := l.w.Close()
 	if l.f == os.Stderr {
-		return nil
+		return err
 	}
-	return l.f.Close()
+	return errors.Join(err, l.f.Close())
 }
