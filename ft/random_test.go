@@ -44,7 +44,7 @@ func TestRandom(t *testing.T) {
 var sometimes = []string{
 	"backup went live", "primary won", "primary lost and halted", "backup lost and halted",
 	"lease had run out", "channel resumed", "part of a group discarded", "never activated",
-	"two generations", "both ended", "roles changed", "primary was stopped by lag", "survived",
+	"two generations", "both ended", "roles changed", "backup dismissed", "primary was stopped by lag", "survived",
 }
 
 // run is a world with a plan of faults.
@@ -104,6 +104,8 @@ func (r *run) mark(format string, args ...any) {
 		}
 	case from == Claiming && to == Solo:
 		r.seen["primary won"]++
+	case from == Protected && to == Solo:
+		r.seen["backup dismissed"]++
 	case from == Syncing && to == Solo:
 		r.seen["never activated"]++
 	case to == Off:
@@ -240,7 +242,7 @@ func (r *run) ask(p *proc) {
 			r.seen["roles changed"]++
 		}
 	case 3:
-		p.p.Detach(p.now(), "asked for")
+		p.p.Detach(p.now(), "asked for") // refused if there is none
 	}
 	p.act()
 }

@@ -656,7 +656,7 @@ func entryText(e event.Entry) string {
 	case event.Released:
 		s = fmt.Sprintf("Released(%d)", in.Last)
 	case event.Control:
-		names := map[event.ControlOp]string{event.PowerOff: "PowerOff", event.Activate: "Activate", event.Switch: "Switch"}
+		names := map[event.ControlOp]string{event.PowerOff: "PowerOff", event.Activate: "Activate", event.Switch: "Switch", event.Dismiss: "Dismiss"}
 		if s = names[in.Op]; in.Arg != 0 {
 			s += fmt.Sprintf("(%d)", in.Arg)
 		}

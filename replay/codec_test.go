@@ -35,7 +35,7 @@ func samples() []event.Entry {
 		event.Released{Last: 499}, event.Released{},
 		event.Hash{State: 1, Memory: math.MaxUint64},
 	}
-	for op := event.PowerOff; op <= event.Switch; op++ {
+	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
 	var out []event.Entry

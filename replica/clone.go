@@ -66,7 +66,9 @@ func (r *Replica) sendClone() (still bool, due ft.Time) {
 	case r.source.Settled():
 		if err := r.freeze(); err != nil {
 			r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
-			r.p.Detach(r.now, "its clone failed: "+err.Error())
+			if err := r.p.Detach(r.now, "its clone failed: "+err.Error()); err != nil {
+				r.report(Event{Kind: Trouble, Text: err.Error()})
+			}
 			r.act()
 			return false, ft.Never
 		}
