@@ -104,6 +104,9 @@ func (r *Replica) freeze() error {
 	if err := r.p.Begin(r.now, r.m.Step()); err != nil {
 		return err
 	}
+	if r.limit < ft.FullShare { // a clone knows only what its log tells
+		r.control(event.CPUShare, uint64(r.limit))
+	}
 	r.stood(began)
 	p := r.source.Progress()
 	r.report(Event{Kind: CloneFrozen, Seq: r.clone.seq,
