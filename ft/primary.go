@@ -47,7 +47,8 @@ type Primary struct {
 	activate event.Seq // the entry Activate(owned+1), once it is recorded
 	opened   bool      // it has been sent
 	leaving  bool      // the roles are about to change: see HandOver
-	parting  string    // why the backup is being dismissed, if it is: see Detach
+	parting  bool      // the backup is being dismissed, for the reason why: see Detach
+	why      string
 	dismiss  event.Seq // the entry Dismiss(owned+1), once it is recorded
 	urgent   event.Seq // this entry can't wait for company
 	blocked  bool      // the backup has no room for what waits
@@ -109,12 +110,12 @@ func (p *Primary) Begin(now Time, step event.Step) error {
 // If it can't be told the claim decides.
 func (p *Primary) Detach(now Time, why string) error {
 	switch {
-	case !p.paired() || p.leaving || p.parting != "":
+	case !p.paired() || p.leaving || p.parting:
 		return fmt.Errorf("detach the backup in state %s: %w", p.state, ErrState)
 	case !p.opened || !p.agreed:
 		p.lost(now, why)
 	default:
-		p.parting = why
+		p.parting, p.why = true, why
 		p.do(Record{[]event.Input{event.Control{Op: event.Dismiss, Arg: uint64(p.owned + 1)}}})
 	}
 	return nil
@@ -124,7 +125,7 @@ func (p *Primary) Detach(now Time, why string) error {
 // executes the rest of the log and claims. If it dies before it has claimed, this
 // side claims and goes on; otherwise this side loses and halts.
 func (p *Primary) HandOver(now Time) error {
-	if p.state != Protected || p.leaving || p.parting != "" {
+	if p.state != Protected || p.leaving || p.parting {
 		return fmt.Errorf("hand over in state %s: %w", p.state, ErrState)
 	}
 	p.leaving = true
@@ -207,7 +208,7 @@ func (p *Primary) control(now Time, seq event.Seq, c event.Control) {
 			p.lost(now, "a change of roles was recorded late")
 		}
 	case event.Dismiss:
-		if p.parting == "" || c.Arg != uint64(p.owned+1) {
+		if !p.parting || c.Arg != uint64(p.owned+1) {
 			p.lost(now, "a dismissal was recorded late")
 			return
 		}
@@ -432,7 +433,7 @@ func (p *Primary) ack(now Time, a Ack) error {
 	p.lease = max(p.lease, a.Echo+p.cfg.Lease)
 	if p.dismiss != 0 && p.log.group.acked >= p.dismiss {
 		p.forget()
-		p.alone(now, "the backup is dismissed: "+p.parting)
+		p.alone(now, "the backup is dismissed: "+p.why)
 		return nil
 	}
 	if p.state == Syncing && p.opened && p.log.group.acked >= p.activate {
@@ -555,7 +556,7 @@ func (p *Primary) Claimed(now Time, epoch event.Epoch, o Outcome) {
 func (p *Primary) alone(now Time, why string) {
 	p.bye(Bye{Why: Dismissed, Text: why})
 	p.holding, p.opened, p.leaving, p.activate = false, false, false, 0
-	p.parting, p.dismiss = "", 0
+	p.parting, p.dismiss = false, 0
 	p.change(Solo, "%s", why)
 	p.release(now)
 }
