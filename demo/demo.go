@@ -214,6 +214,9 @@ func (s *story) startReplica(name, engine, role string, more ...string) error {
 		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"),
 		"--disk-size", fmt.Sprint(s.image.Manifest.DiskSize),
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}, more...)
+	if s.Kill == SwitchRoles { // which waits for no detection: patience costs it nothing
+		args = append(args, "--timeout", "3s")
+	}
 	return s.start(name, args...)
 }
 
