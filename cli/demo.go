@@ -50,7 +50,7 @@ func demoCommand() *cobra.Command {
 	f.DurationVar(&o.Before, "before", 5*time.Second, "load before the kill")
 	f.DurationVar(&o.After, "after", 5*time.Second, "load after the kill")
 	f.StringVar(&o.Memory, "memory", "512M", "guest memory")
-	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), or stopped (a primary that sleeps and wakes)")
+	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), stopped (a primary that sleeps and wakes), or switch (nobody: the roles change three times)")
 	f.BoolVar(&o.Again, "again", false, "then give the survivor a new backup under load, and kill the primary once more")
 	f.StringVar(&engine, "engine", defaultEngine(), "jit, interpreter, or mixed: a primary that translates and a backup that interprets")
 	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")

@@ -62,7 +62,7 @@ func replicaCommand() *cobra.Command {
 	backup, f := replicaRole("backup", []string{"tls", "arbiter", "dial"}, runBackup)
 	backup.Flags().StringVar(&f.dial, "dial", "", "HOST:PORT of the primary")
 	backup.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where the next backup may dial once this one has gone live")
-	c.AddCommand(primary, backup)
+	c.AddCommand(primary, backup, ctlCommand())
 	return c
 }
 
@@ -223,6 +223,7 @@ func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
 	defer stop()
 	err := host.Run(ctx, c.clock, c.woken, func() (world.Time, bool) {
 		c.control.Serve(r)
+		defer c.control.Settle(r)
 		return r.Turn()
 	})
 	if err != nil {

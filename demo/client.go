@@ -78,11 +78,14 @@ func (c *client) acknowledged() int { return len(c.acked) }
 // reconnects counts connections after the first.
 func (c *client) reconnects() int { return max(int(c.dials.Load())-1, 0) }
 
-func (c *client) longestGap() time.Duration {
-	if len(c.gaps) == 0 {
+func (c *client) longestGap() time.Duration { return c.longestSince(0) }
+
+// longestSince leaves the first n gaps out.
+func (c *client) longestSince(n int) time.Duration {
+	if n >= len(c.gaps) {
 		return 0
 	}
-	return slices.Max(c.gaps)
+	return slices.Max(c.gaps[n:])
 }
 
 func (c *client) median() time.Duration {

@@ -48,10 +48,14 @@ const (
 	KillBackup  Victim = "backup"
 	KillBoth    Victim = "both"    // and start the VM again from its disk
 	StopPrimary Victim = "stopped" // SIGSTOP until the backup is live, then SIGCONT
+	SwitchRoles Victim = "switch"  // nobody: the roles change, again and again
 )
 
 // Victims are all there are.
-var Victims = []Victim{KillPrimary, KillBackup, KillBoth, StopPrimary}
+var Victims = []Victim{KillPrimary, KillBackup, KillBoth, StopPrimary, SwitchRoles}
+
+// switches is how often the roles change.
+const switches = 3
 
 // Summary is what came of it.
 type Summary struct {
@@ -210,6 +214,9 @@ func (s *story) startReplica(name, engine, role string, more ...string) error {
 		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"),
 		"--disk-size", fmt.Sprint(s.image.Manifest.DiskSize),
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}, more...)
+	if s.Kill == SwitchRoles { // which waits for no detection: patience costs it nothing
+		args = append(args, "--timeout", "3s")
+	}
 	return s.start(name, args...)
 }
 
@@ -261,18 +268,13 @@ func (s *story) load(ctx context.Context) error {
 		s.sum.OutputDelay = (after.OutputDelay - before.OutputDelay) / float64(n)
 	}
 	s.say("load        %d writes acknowledged; log %.2f Mbit/s, execution lag %.1f ms", c.acknowledged(), s.sum.LogBitsPerSec/1e6, after.LagSeconds*1e3)
-	if err := s.strike(ctx); err != nil {
+	act := s.failover
+	if s.Kill == SwitchRoles {
+		act = s.changeRoles
+	}
+	if err := act(ctx, c); err != nil {
 		return err
 	}
-	if err := c.write(ctx, s.After); err != nil {
-		return err
-	}
-	if s.Kill == StopPrimary {
-		if err := s.wakePrimary(ctx); err != nil {
-			return err
-		}
-	}
-	s.tellFailover()
 	if s.Again {
 		if err := s.again(ctx, c); err != nil {
 			return err
@@ -287,6 +289,58 @@ func (s *story) load(ctx context.Context) error {
 	s.sum.Acknowledged, s.sum.Lost, s.sum.Reconnects = c.acknowledged(), lost, c.reconnects()
 	s.say("check       every acknowledged write read back: %d lost, %d reconnects", lost, c.reconnects())
 	return nil
+}
+
+// failover strikes, and writes on.
+func (s *story) failover(ctx context.Context, c *client) error {
+	if err := s.strike(ctx); err != nil {
+		return err
+	}
+	if err := c.write(ctx, s.After); err != nil {
+		return err
+	}
+	if s.Kill == StopPrimary {
+		if err := s.wakePrimary(ctx); err != nil {
+			return err
+		}
+	}
+	s.tellFailover()
+	return nil
+}
+
+// changeRoles lets the backup become the primary under load, and gives it a new backup
+// in place of the copy that made way, some times over.
+func (s *story) changeRoles(ctx context.Context, c *client) error {
+	for n := 1; ; n++ {
+		old, before := s.proc(s.now), len(c.gaps)
+		s.say("SWITCH      %s makes way for %s", s.now, s.next)
+		s.killed = time.Now()
+		asked := make(chan error, 1)
+		go func(name string) { asked <- s.control(name).Switch() }(s.now)
+		if err := c.write(ctx, s.After); err != nil {
+			return err
+		}
+		if err := <-asked; err != nil {
+			return err
+		}
+		s.now, s.next = s.next, s.now
+		s.tellSurvivor(s.now)
+		s.say("load        longest gap between two answers meanwhile %.0f ms", c.longestSince(before).Seconds()*1e3)
+		if err := waitFor(ctx, startTimeout, old.ended); err != nil {
+			return fmt.Errorf("the old primary did not halt: %w", err)
+		}
+		s.forget(s.next)
+		if n == switches {
+			return nil
+		}
+		if err := s.startReplica(s.next, s.Engines[1], "backup", "--dial", s.peers[s.now]); err != nil {
+			return err
+		}
+		if err := s.protectUnderLoad(ctx, c); err != nil {
+			return err
+		}
+		s.say("pair        protected again: %s is a new backup of %s", s.next, s.now)
+	}
 }
 
 // strike does to the pair what the demo is about.

@@ -306,6 +306,12 @@ func TestKillBoth(t *testing.T) {
 	}
 }
 
+// Roles change three times under load, each time with a new backup: nothing is lost,
+// and the client keeps its one connection.
+func TestSwitchRoles(t *testing.T) {
+	check(t, runDemo(t, "--kill", "switch", "--before", "2s", "--after", "2s", "--engine", "jit"))
+}
+
 // A primary that is stopped until the backup is live halts when it wakes.
 func TestStoppedPrimary(t *testing.T) { check(t, runDemo(t, "--kill", "stopped")) }
 

@@ -174,19 +174,22 @@ func (b *Backup) entries(now Time, m Entries) error {
 			return err
 		}
 	}
-	groups, switched, err := b.group(before)
+	groups, last, err := b.group(before)
 	if err != nil {
 		return err
 	}
 	b.ack(now)
 	switch {
+	case last == event.Dismiss:
+		b.halt("dismissed by the primary")
+		return nil
 	case len(groups) == 0:
 	case !b.loaded:
 		b.early = append(b.early, groups...)
 	default:
 		b.do(Apply{groups})
 	}
-	if switched {
+	if last == event.Switch {
 		b.lost("it hands over")
 	}
 	return nil
@@ -208,8 +211,9 @@ func (b *Backup) take(e event.Entry) error {
 }
 
 // group takes the complete groups from the head of partial, of which the entries
-// up to seen were known before, and what they say to ft.
-func (b *Backup) group(seen int) (groups []event.Entry, switched bool, err error) {
+// up to seen were known before, and what they say to ft. last is the operation, if
+// there is one, that makes these the last entries of a primary: Switch or Dismiss.
+func (b *Backup) group(seen int) (groups []event.Entry, last event.ControlOp, err error) {
 	end := 0
 	for i, e := range b.partial[seen:] {
 		if e.GoLive {
@@ -223,33 +227,33 @@ func (b *Backup) group(seen int) (groups []event.Entry, switched bool, err error
 		case event.Released:
 			b.released = max(b.released, in.Last)
 		case event.Control:
-			on, err := b.control(e.Seq, in)
-			if err != nil {
-				return nil, false, err
+			if err := b.control(e.Seq, in); err != nil {
+				return nil, 0, err
 			}
-			switched = switched || on
+			if in.Op == event.Switch || in.Op == event.Dismiss {
+				last = in.Op
+			}
 		}
 	}
-	return groups, switched, nil
+	return groups, last, nil
 }
 
-func (b *Backup) control(seq event.Seq, c event.Control) (switched bool, err error) {
+func (b *Backup) control(seq event.Seq, c event.Control) error {
 	switch c.Op {
 	case event.PowerOff:
 		b.powerOff = seq
 	case event.Activate:
 		if !b.loaded || b.active || c.Arg != uint64(b.owned+1) {
-			return false, fmt.Errorf("entry %d opens epoch %d for a backup that waits for epoch %d", seq, c.Arg, b.owned+1)
+			return fmt.Errorf("entry %d opens epoch %d for a backup that waits for epoch %d", seq, c.Arg, b.owned+1)
 		}
 		b.active = true
 		b.change(Replaying, "this copy may claim epoch %d", c.Arg)
-	case event.Switch:
+	case event.Switch, event.Dismiss:
 		if !b.active || c.Arg != uint64(b.owned+1) {
-			return false, fmt.Errorf("entry %d hands over epoch %d, this copy could claim %d", seq, c.Arg, b.owned+1)
+			return fmt.Errorf("entry %d hands over or takes back epoch %d, this copy could claim %d", seq, c.Arg, b.owned+1)
 		}
-		return true, nil
 	}
-	return false, nil
+	return nil
 }
 
 func (b *Backup) ack(now Time) {

@@ -18,11 +18,12 @@
 //	Primary
 //	         Attach                Activate acknowledged           PowerOff, Exit
 //	 Solo ───────────► Syncing ────────────────────────► Protected ────────────► Off
-//	  ▲ ▲                │ │ Activate sent                   │
-//	  │ └─ backup lost ──┘ └───────────┐  backup lost        │
-//	  │    before that                 ▼  after that         │
-//	  └────────────── won ───────── Claiming ◄───────────────┘
-//	                                   └───── lost ─────► Halted
+//	  ▲ ▲ ▲              │ │ Activate sent                   │ │
+//	  │ │ └ backup lost ─┘ └───────────┐  backup lost        │ │
+//	  │ │   before that                ▼  after that         │ │
+//	  │ └──────────── won ───────── Claiming ◄───────────────┘ │
+//	  │                                └───── lost ─────► Halted
+//	  └────────────── Dismiss acknowledged ────────────────────┘
 //
 //	Backup
 //	            Activate received
@@ -30,7 +31,8 @@
 //	     │ primary lost, refused        │ primary lost
 //	     ▼                              ▼
 //	  Halted ◄──── lost ── Claiming ◄── Draining  ──────► Off
-//	                          └── won ─► Fencing ─► Live ─ Primary() ─► Solo
+//	  (Dismiss received too)   │
+//	                           └── won ─► Fencing ─► Live ─ Primary() ─► Solo
 //
 // # Why there are never two primaries
 //
@@ -38,8 +40,8 @@
 // paper's test-and-set. A side is a primary of epoch e if it won e. What must
 // hold besides, from the moment at which a backup could win:
 //
-//  1. Only the owner of e−1 sends Activate(e), and to one backup only. So two
-//     sides at most ever claim e: this primary and this backup.
+//  1. Only the owner of e−1 sends Activate(e), and to one backup only; to another
+//     not before 10. So two sides at most ever claim e: this primary and one backup.
 //  2. A backup claims e only with Activate(e) in its log, in a complete group.
 //     The channel keeps order, so it then holds every entry before Activate(e).
 //  3. A primary holds its outputs from before it has Activate(e) recorded. All
@@ -61,6 +63,13 @@
 //     breaks while syncing it stays the Solo owner of e−1.
 //  9. A primary that is handing over (Switch) releases nothing by
 //     acknowledgement any more, so the backup need not wait for a timeout.
+//  10. A backup that receives Dismiss(e) halts there and then, before its last
+//     acknowledgement leaves, and a copy that has halted never claims. One that
+//     has decided to claim receives and acknowledges nothing (7). So a primary
+//     that has this acknowledgement knows that no backup will claim e. It goes on
+//     as the owner of e−1 without asking the arbiter, lets go what it held, and
+//     may send Activate(e) to the next backup. Until then it is bound by 4, and
+//     without it claims e as ever.
 //
 // Wherever the channel breaks, then: before Activate(e) is sent, the backup can't
 // claim and the primary doesn't need to; after, both can, and whoever loses
@@ -79,6 +88,23 @@
 // fences, and emits again what it doesn't know to have left (Released): outputs
 // may be repeated, and TCP and disks absorb that (§2.2). PowerOff and Exit wait
 // like outputs; a backup that has executed one ends and never claims (§3.3).
+//
+// # Moving a copy (paper §3.3)
+//
+// Nothing is moved but by a clone: the backup moves when it is dismissed (Detach)
+// and another attached elsewhere; the primary when its backup, made at the new
+// place, and it change roles (HandOver). The one that made way has halted, and its
+// host may get a new backup. So the paper's request of a moving backup, that the
+// primary let its outstanding I/O finish, has no place here: the clone contains the
+// requests, and the log the completions. A primary that hands over does wait for its
+// own I/O (package replica), so that nothing is issued twice without need.
+//
+// A change of roles ends in one of three ways, whatever breaks meanwhile. The backup
+// has Switch(e): it claims at once, and unless it dies before, wins. It has not, or
+// dies: this side notices as always, claims e, and goes on where it stopped. Both
+// claim: the arbiter decides, and neither has released anything since Switch (9). A
+// backup that dies after it has won leaves no copy, as the death of any VM without a
+// backup does.
 //
 // # A copy that differs
 //

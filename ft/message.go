@@ -10,7 +10,7 @@ import (
 
 // ProtocolVersion is the version of messages and heartbeats, and of the rules
 // by which they are answered.
-const ProtocolVersion = 2
+const ProtocolVersion = 3
 
 // Message is what the sides of a pair say to each other on the logging channel:
 // one of Hello, Begin, Ready, Entries, Ack and Bye. The channel is authenticated,

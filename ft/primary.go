@@ -47,6 +47,9 @@ type Primary struct {
 	activate event.Seq // the entry Activate(owned+1), once it is recorded
 	opened   bool      // it has been sent
 	leaving  bool      // the roles are about to change: see HandOver
+	parting  bool      // the backup is being dismissed, for the reason why: see Detach
+	why      string
+	dismiss  event.Seq // the entry Dismiss(owned+1), once it is recorded
 	urgent   event.Seq // this entry can't wait for company
 	blocked  bool      // the backup has no room for what waits
 
@@ -102,21 +105,50 @@ func (p *Primary) Begin(now Time, step event.Step) error {
 	return nil
 }
 
-// Detach gives the backup up. If it could go on by itself the claim decides that
-// it must not.
-func (p *Primary) Detach(now Time, why string) { p.lost(now, why) }
+// Detach gives the backup up. One that could go on by itself is told by an entry,
+// and this side is Solo once that is acknowledged (rule 10 of the package comment).
+// If it can't be told the claim decides.
+func (p *Primary) Detach(now Time, why string) error {
+	switch {
+	case !p.paired() || p.leaving || p.parting:
+		return fmt.Errorf("detach the backup in state %s: %w", p.state, ErrState)
+	case !p.opened || !p.agreed:
+		p.lost(now, why)
+	default:
+		p.parting, p.why = true, why
+		p.do(Record{[]event.Input{event.Control{Op: event.Dismiss, Arg: uint64(p.owned + 1)}}})
+	}
+	return nil
+}
 
 // HandOver changes the roles of a protected pair: the machine stops, the backup
 // executes the rest of the log and claims. If it dies before it has claimed, this
 // side claims and goes on; otherwise this side loses and halts.
 func (p *Primary) HandOver(now Time) error {
-	if p.state != Protected || p.leaving {
+	if p.state != Protected || p.leaving || p.parting {
 		return fmt.Errorf("hand over in state %s: %w", p.state, ErrState)
 	}
 	p.leaving = true
 	p.do(Record{[]event.Input{event.Control{Op: event.Switch, Arg: uint64(p.owned + 1)}}})
 	return nil
 }
+
+// Leaving reports whether the roles are changing: what comes of it shows in the
+// state, Halted if the backup took over.
+func (p *Primary) Leaving() bool { return p.leaving }
+
+// Fenced reports that a newer epoch has shut this copy out of its devices: another
+// copy has won it.
+func (p *Primary) Fenced(now Time, why string) {
+	if p.leaving {
+		p.halt(switched)
+		return
+	}
+	p.Fail(now, why)
+}
+
+// switched is why a primary halts that has handed over.
+const switched = "the roles are changed: its backup is the primary now"
 
 // Fail ends this copy because something that it depends on has failed. A backup
 // that can go on does.
@@ -175,6 +207,12 @@ func (p *Primary) control(now Time, seq event.Seq, c event.Control) {
 		if !p.leaving || c.Arg != uint64(p.owned+1) {
 			p.lost(now, "a change of roles was recorded late")
 		}
+	case event.Dismiss:
+		if !p.parting || c.Arg != uint64(p.owned+1) {
+			p.lost(now, "a dismissal was recorded late")
+			return
+		}
+		p.dismiss = seq
 	}
 }
 
@@ -393,6 +431,11 @@ func (p *Primary) ack(now Time, a Ack) error {
 		p.trip += (trip - p.trip) / 16
 	}
 	p.lease = max(p.lease, a.Echo+p.cfg.Lease)
+	if p.dismiss != 0 && p.log.group.acked >= p.dismiss {
+		p.forget()
+		p.alone(now, "the backup is dismissed: "+p.why)
+		return nil
+	}
 	if p.state == Syncing && p.opened && p.log.group.acked >= p.activate {
 		p.change(Protected, "the backup can go on from entry %d", p.activate)
 	}
@@ -474,14 +517,19 @@ func (p *Primary) lost(now Time, why string) {
 	if !p.paired() {
 		return
 	}
-	p.log, p.peer, p.blocked = window{}, Progress{}, false
-	p.flow = flow{share: FullShare}
+	p.forget()
 	if p.opened {
 		p.change(Claiming, "backup lost: %s", why)
 		p.ask()
 		return
 	}
 	p.alone(now, "backup lost before it was activated: "+why)
+}
+
+// forget drops what is known of the backup and kept for it.
+func (p *Primary) forget() {
+	p.log, p.peer, p.blocked = window{}, Progress{}, false
+	p.flow = flow{share: FullShare}
 }
 
 // Claimed reports the arbiter's answer to a Claim.
@@ -494,7 +542,11 @@ func (p *Primary) Claimed(now Time, epoch event.Epoch, o Outcome) {
 		p.owned = epoch
 		p.alone(now, "the claim is won")
 	case Lost:
-		p.halt("the claim is lost: another copy goes on")
+		why := "the claim is lost: another copy goes on"
+		if p.leaving {
+			why = switched
+		}
+		p.halt(why)
 	default:
 		p.putOff(now)
 	}
@@ -504,6 +556,7 @@ func (p *Primary) Claimed(now Time, epoch event.Epoch, o Outcome) {
 func (p *Primary) alone(now Time, why string) {
 	p.bye(Bye{Why: Dismissed, Text: why})
 	p.holding, p.opened, p.leaving, p.activate = false, false, false, 0
+	p.parting, p.dismiss = false, 0
 	p.change(Solo, "%s", why)
 	p.release(now)
 }

@@ -44,7 +44,7 @@ func TestRandom(t *testing.T) {
 var sometimes = []string{
 	"backup went live", "primary won", "primary lost and halted", "backup lost and halted",
 	"lease had run out", "channel resumed", "part of a group discarded", "never activated",
-	"two generations", "both ended", "roles changed", "primary was stopped by lag", "survived",
+	"two generations", "both ended", "roles changed", "backup dismissed", "primary was stopped by lag", "survived",
 }
 
 // run is a world with a plan of faults.
@@ -104,6 +104,10 @@ func (r *run) mark(format string, args ...any) {
 		}
 	case from == Claiming && to == Solo:
 		r.seen["primary won"]++
+	case from == Replaying && to == Draining && args[3] == "primary lost: it hands over":
+		r.seen["roles changed"]++
+	case from == Protected && to == Solo:
+		r.seen["backup dismissed"]++
 	case from == Syncing && to == Solo:
 		r.seen["never activated"]++
 	case to == Off:
@@ -172,6 +176,9 @@ func (r *run) fault() {
 		r.shake(b)
 		return
 	}
+	if r.seed%3 == 0 && p.p != nil && p.state() == Protected && !p.stopped && r.one(40) {
+		r.move(p) // in the middle of whatever goes wrong
+	}
 	q := p.peer
 	if q == nil || !r.one(15) {
 		return
@@ -228,7 +235,7 @@ func (r *run) ask(p *proc) {
 	if p.p == nil || p.stopped || !r.one(4) {
 		return
 	}
-	switch r.rng.IntN(4) {
+	switch r.rng.IntN(3) {
 	case 0:
 		p.record(event.Control{Op: event.PowerOff}, true)
 		r.ended = true
@@ -236,11 +243,18 @@ func (r *run) ask(p *proc) {
 		p.record(event.ConsoleIn{Data: []byte("exit")}, true)
 		r.ended = true
 	case 2:
-		if p.p.HandOver(p.now()) == nil {
-			r.seen["roles changed"]++
-		}
-	case 3:
+		r.move(p)
+	}
+	p.act()
+}
+
+// move has the operator change the roles, or detach the backup: both are refused if
+// there is none.
+func (r *run) move(p *proc) {
+	if r.one(2) {
 		p.p.Detach(p.now(), "asked for")
+	} else {
+		p.p.HandOver(p.now())
 	}
 	p.act()
 }
@@ -289,7 +303,7 @@ func (r *run) viable() bool {
 		case p.dead:
 		case p.p != nil && r.arbiter.owner == p && p.state() != Halted:
 			return true
-		case p.p == nil && b.active && b.State() != Halted &&
+		case p.p == nil && b.active && b.State() != Halted && !p.dismissed &&
 			(r.arbiter.owner == p || r.arbiter.epoch == b.owned):
 			return true
 		}

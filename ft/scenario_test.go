@@ -238,7 +238,9 @@ func (d *driver) on(r *proc, f []string) {
 	case "quit":
 		r.p.Fail(r.now(), "its disk has failed")
 	case "detach":
-		r.p.Detach(r.now(), "the operator asked for it")
+		if err := r.p.Detach(r.now(), "the operator asked for it"); err != nil {
+			fmt.Fprintf(&d.out, "      %v\n", err)
+		}
 	case "chatter":
 		if r.vm.chatty = true; r.peer != nil {
 			r.peer.vm.chatty = true

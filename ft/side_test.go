@@ -352,7 +352,8 @@ func TestNotNow(t *testing.T) {
 // TestStaleAnswer shows that the arbiter's answer to another claim wins nothing.
 func TestStaleAnswer(t *testing.T) {
 	_, a, b := pair(t)
-	a.p.Detach(a.now(), "")
+	a.p.Disconnected(a.now())
+	a.p.Unreachable(a.now())
 	a.p.Claimed(a.now(), 1, Won)
 	b.b.Disconnected(b.now())
 	b.b.Unreachable(b.now())

@@ -139,6 +139,7 @@ type proc struct {
 	channel       int // its end of it; 0: none
 	dialing       bool
 	stopped, dead bool
+	dismissed     bool // it may hear so at any time
 	ended         bool // by itself
 	hostDown      bool
 	deaf          map[*proc]bool // nothing arrives from there
@@ -386,7 +387,9 @@ func (r *proc) receive(p packet) {
 			s.Disconnected(now)
 		}
 	case Heartbeat:
-		s.Heartbeat(now, m)
+		if p.from == r.peer { // a process that was the peer before has another key
+			s.Heartbeat(now, m)
+		}
 	case unreachable:
 		s.Unreachable(now)
 	case claimed:
@@ -490,6 +493,9 @@ func (r *proc) append(in event.Input, goLive bool) {
 	r.seq++
 	r.clockAt = r.w.now
 	e := event.Entry{Seq: r.seq, Step: r.vm.step, GoLive: goLive, Input: in}
+	if c, ok := in.(event.Control); ok && c.Op == event.Dismiss && r.peer != nil {
+		r.peer.dismissed = true
+	}
 	if err := r.p.Append(r.now(), e); err != nil {
 		r.w.breach("%s: %v", r.name, err)
 	}
@@ -656,7 +662,7 @@ func entryText(e event.Entry) string {
 	case event.Released:
 		s = fmt.Sprintf("Released(%d)", in.Last)
 	case event.Control:
-		names := map[event.ControlOp]string{event.PowerOff: "PowerOff", event.Activate: "Activate", event.Switch: "Switch"}
+		names := map[event.ControlOp]string{event.PowerOff: "PowerOff", event.Activate: "Activate", event.Switch: "Switch", event.Dismiss: "Dismiss"}
 		if s = names[in.Op]; in.Arg != 0 {
 			s += fmt.Sprintf("(%d)", in.Arg)
 		}

@@ -350,7 +350,7 @@ func TestHostileInputs(t *testing.T) {
 		event.Entropy{Device: 0, ID: 1, Data: big[:9]}, event.Entropy{Device: 200, ID: 1},
 		event.ConsoleIn{Device: 0, Data: big[:9]}, event.ConsoleIn{Device: 9, Data: big[:9]},
 		event.OutputMark{Last: 1}, event.Released{Last: 1}, event.Hash{},
-		event.Control{}, event.Control{Op: event.PowerKey}, event.Control{Op: event.Attach, Arg: ^uint64(0)}, event.Control{Op: 200},
+		event.Control{}, event.Control{Op: event.Dismiss + 1}, event.Control{Op: 200},
 	} {
 		if err := m.Apply(in); err == nil {
 			t.Errorf("%#v was accepted", in)

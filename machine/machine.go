@@ -395,7 +395,7 @@ func (m *Machine) control(c event.Control) error {
 	case event.Reset:
 		m.uart.Flush()
 		m.powerOn()
-	case event.CPUShare, event.Activate, event.Switch, event.Quiesce:
+	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
 	}

@@ -35,7 +35,7 @@ func samples() []event.Entry {
 		event.Released{Last: 499}, event.Released{},
 		event.Hash{State: 1, Memory: math.MaxUint64},
 	}
-	for op := event.PowerOff; op <= event.Switch; op++ {
+	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
 	var out []event.Entry
@@ -81,7 +81,7 @@ func TestEncodingBytes(t *testing.T) {
 		{event.Entropy{Device: 3, ID: 1, Data: []byte("e")}, "8564 03 01 01 65"},
 		{event.OutputMark{Last: 7}, "8664 0e"},
 		{event.Released{Last: 5}, "8764 04"},
-		{event.Control{Op: event.Activate, Arg: 2}, "8864 07 02"},
+		{event.Control{Op: event.Activate, Arg: 2}, "8864 04 02"},
 		{event.Hash{State: 1, Memory: 2}, "8964 0100000000000000 0200000000000000"},
 	} {
 		e := event.Entry{Seq: event.Seq(5 + i), Step: event.Step(step + 100*i), GoLive: true, Input: tt.in}

@@ -78,12 +78,10 @@ var kindNames = [...]string{
 var controlNames = [...]string{
 	event.PowerOff: "PowerOff",
 	event.Reset:    "Reset",
-	event.PowerKey: "PowerKey",
 	event.CPUShare: "CPUShare",
-	event.Attach:   "Attach",
-	event.Quiesce:  "Quiesce",
 	event.Activate: "Activate",
 	event.Switch:   "Switch",
+	event.Dismiss:  "Dismiss",
 }
 
 func kindName(k event.Kind) string {

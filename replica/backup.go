@@ -74,6 +74,8 @@ func (r *Replica) applied(e event.Entry) {
 		r.held = r.held[n:]
 	case event.Clock:
 		r.pace.follow(r.m, r.clock())
+	case event.Control:
+		r.heed(in)
 	}
 }
 

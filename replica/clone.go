@@ -66,7 +66,9 @@ func (r *Replica) sendClone() (still bool, due ft.Time) {
 	case r.source.Settled():
 		if err := r.freeze(); err != nil {
 			r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
-			r.p.Detach(r.now, "its clone failed: "+err.Error())
+			if err := r.p.Detach(r.now, "its clone failed: "+err.Error()); err != nil {
+				r.report(Event{Kind: Trouble, Text: err.Error()})
+			}
 			r.act()
 			return false, ft.Never
 		}
@@ -101,6 +103,9 @@ func (r *Replica) freeze() error {
 	r.clone.seq, _ = r.rec.Executed()
 	if err := r.p.Begin(r.now, r.m.Step()); err != nil {
 		return err
+	}
+	if r.limit < ft.FullShare { // a clone knows only what its log tells
+		r.control(event.CPUShare, uint64(r.limit))
 	}
 	r.stood(began)
 	p := r.source.Progress()

@@ -21,9 +21,13 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	}
 	if err := r.fencedOut(); err != nil {
-		r.fail(err)
+		if !r.p.Leaving() {
+			r.report(Event{Kind: Trouble, Text: err.Error()})
+		}
+		r.p.Fenced(r.now, err.Error())
 		return r.now
 	}
+	r.handOver()
 	r.announce()
 	still, due := r.sendClone()
 	r.countWait()
@@ -37,7 +41,10 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 	}
 	r.takeInputs()
 	r.act()
-	if r.done == nil && !r.idle && r.p.Status().Wait == "" {
+	switch {
+	case r.quiescing(): // completions and acknowledgements wake it
+		return min(due, r.now+ft.Millisecond)
+	case r.done == nil && !r.idle && r.p.Status().Wait == "":
 		r.runSlice()
 	}
 	return min(due, r.nextTurn())
@@ -108,6 +115,9 @@ func (r *Replica) append(e event.Entry) {
 		if r.sinkErr = r.cfg.Sink(e); r.sinkErr != nil {
 			r.report(Event{Kind: Trouble, Text: "recording stopped: " + r.sinkErr.Error()})
 		}
+	}
+	if c, ok := e.Input.(event.Control); ok {
+		r.heed(c)
 	}
 	if r.p != nil {
 		if err := r.p.Append(r.now, e); err != nil {
@@ -229,7 +239,7 @@ func (r *Replica) runSlice() {
 		r.rec.RecordHash(true)
 		r.hashStep, r.nextHash = r.m.Step(), r.now+r.cfg.HashEvery
 	}
-	if share := r.p.Status().Share; share < ft.FullShare {
+	if share := r.share(); share < ft.FullShare {
 		r.resumeAt = r.now + (r.now-before)*ft.Time(ft.FullShare-share)/ft.Time(share)
 	}
 }

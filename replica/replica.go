@@ -93,6 +93,7 @@ const (
 	Restarted    EventKind = "restarted"
 	Drain        EventKind = "drain"
 	Trouble      EventKind = "trouble"
+	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
 )
 
@@ -134,6 +135,8 @@ type Replica struct {
 	waiting      string  // why the machine waits for the backup
 	waitSince    ft.Time // and since when that was counted
 	resumeAt     ft.Time // the CPU share is used up until then
+	limit        int     // of the CPU share, set by the operator
+	op           Operation
 	exit         *event.Exit
 	done         error // why the replica ended; nil while it runs
 	stats        Stats
@@ -175,7 +178,7 @@ var ErrHalted = errors.New("this copy has halted")
 // NewPrimary returns the replica of a machine that starts, or was restored, as
 // the owner of an epoch whose devices are open.
 func NewPrimary(cfg Config, w World, m *machine.Machine, owned event.Epoch, devices world.Devices) (*Replica, error) {
-	r := &Replica{cfg: cfg, w: w, m: m, devices: devices, announcer: announcer{next: ft.Never}}
+	r := &Replica{cfg: cfg, w: w, m: m, devices: devices, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
 	p, err := ft.NewPrimary(r.now, cfg.FT, owned, 0, m.Step(), m.LastOutput())
 	if err != nil {
@@ -194,7 +197,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	if err := cfg.FT.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}}
+	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
 	return r, nil
 }
@@ -227,17 +230,16 @@ func (r *Replica) Status() ft.Status {
 	return ft.Status{State: ft.Receiving}
 }
 
+// Role returns what this copy is now.
+func (r *Replica) Role() ft.Role {
+	if r.p != nil {
+		return ft.RolePrimary
+	}
+	return ft.RoleBackup
+}
+
 // Stats returns the counts so far.
 func (r *Replica) Stats() Stats { return r.stats }
-
-// PowerOff pulls the plug on the VM: both copies end (paper §3.3).
-func (r *Replica) PowerOff() {
-	if r.p != nil && r.done == nil {
-		r.now = r.clock()
-		r.record(event.Control{Op: event.PowerOff})
-		r.act()
-	}
-}
 
 // Turn does what there is to do now and returns when it wants to be called again
 // at the latest, at once if that is not in the future.
@@ -359,6 +361,7 @@ func (r *Replica) do(a ft.Action) {
 
 func (r *Replica) changed(c ft.Changed) {
 	r.report(Event{Kind: StateChanged, From: c.From, To: c.To, Epoch: c.Epoch, Text: c.Why})
+	r.conclude(c)
 	switch c.To {
 	case ft.Off:
 		r.done = ErrEnded

@@ -3,11 +3,19 @@
 // Package control is a replica process's door for people and for its daemon: a
 // Unix socket with HTTP, and a file of events.
 //
-//	GET  /status    a Status as JSON
-//	POST /poweroff  pulls the plug: both copies of the VM end
+//	GET  /status                     a Status as JSON
+//	POST /poweroff                   pulls the plug: both copies of the VM end
+//	POST /reset                      presses the reset button
+//	POST /cpu-share?thousandths=N    bounds what the VM uses of one CPU
+//	POST /switch                     the backup becomes the primary, this copy halts
+//	POST /detach                     the backup ends, this copy goes on alone
+//	POST /test-failover?confirm=yes  kills this process, so that the backup goes on
 //
-// The replica's own loop answers: Serve is called between turns, so that nothing
-// else ever touches a replica.
+// A command is answered when it is done: 202, or 409 and {"error": why} if it is not
+// possible now, or was given up. All but status are for the primary's copy.
+//
+// The replica's own loop answers: Serve is called between turns, and Settle, so that
+// nothing else ever touches a replica.
 package control
 
 import (
@@ -26,6 +34,7 @@ import (
 
 // Status is a replica's state. Times are in seconds.
 type Status struct {
+	Role           string  `json:"role"` // primary or backup
 	State          string  `json:"state"`
 	Epoch          uint64  `json:"epoch"`
 	Wait           string  `json:"wait,omitempty"`
@@ -59,6 +68,10 @@ type Status struct {
 	CloneRound int     `json:"clone_round"`
 	CloneLeft  int     `json:"clone_pages_left"`
 	Clones     uint64  `json:"clones_sent"`
+
+	CPULimit  float64 `json:"cpu_limit"`                 // of one CPU, set by the operator
+	Operation string  `json:"operation,omitempty"`       // that is under way: switch or detach
+	GivenUp   string  `json:"operation_error,omitempty"` // why the newest one was
 }
 
 // refresh is how often the status is taken while the replica is busy.
@@ -70,11 +83,15 @@ type Server struct {
 	ln   net.Listener
 	done chan struct{}
 
-	mu       sync.Mutex
-	status   Status
-	taken    time.Time
-	poweroff bool
-	wake     func()
+	wake  func()
+	kill  func()   // this process
+	under *command // begun, not yet answered; the loop's
+
+	mu     sync.Mutex
+	status Status
+	taken  time.Time
+	queue  []*command
+	ended  bool // nobody serves any more
 }
 
 // Listen opens the socket at path; wake makes the replica's loop turn.
@@ -84,10 +101,10 @@ func Listen(path string, wake func()) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{ln: ln, wake: wake, done: make(chan struct{})}
+	s := &Server{ln: ln, wake: wake, kill: killSelf, done: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.getStatus)
-	mux.HandleFunc("POST /poweroff", s.postPowerOff)
+	mux.HandleFunc("POST /{command}", s.post)
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		s.http.Serve(ln)
@@ -96,9 +113,19 @@ func Listen(path string, wake func()) (*Server, error) {
 	return s, nil
 }
 
-// Close closes the socket and waits for its goroutine.
+// lastWords is how long Close waits for answers to be written.
+const lastWords = time.Second
+
+// Close closes the socket, once what was asked is answered, and waits for its goroutine.
+// The loop has ended.
 func (s *Server) Close() error {
-	err := s.http.Close()
+	s.end()
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close()
+	}
 	<-s.done
 	return err
 }
@@ -112,14 +139,6 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) {
 	json.NewEncoder(w).Encode(st)
 }
 
-func (s *Server) postPowerOff(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	s.poweroff = true
-	s.mu.Unlock()
-	s.wake()
-	w.WriteHeader(http.StatusAccepted)
-}
-
 // Serve does what was asked for; the replica's loop calls it between turns. A nil
 // Server does nothing.
 func (s *Server) Serve(r *replica.Replica) {
@@ -127,20 +146,19 @@ func (s *Server) Serve(r *replica.Replica) {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if now := time.Now(); now.Sub(s.taken) >= refresh {
 		s.taken, s.status = now, take(r)
 	}
-	if s.poweroff {
-		s.poweroff = false
-		r.PowerOff()
-	}
+	queue := s.queue
+	s.queue = nil
+	s.mu.Unlock()
+	s.carryOut(r, queue)
 }
 
 func take(r *replica.Replica) Status {
 	p, n := r.Status(), r.Stats()
 	s := Status{
-		State: p.State.String(), Epoch: uint64(p.Epoch), Wait: p.Wait,
+		Role: r.Role().String(), State: p.State.String(), Epoch: uint64(p.Epoch), Wait: p.Wait,
 		CPUShare: float64(p.Share) / ft.FullShare, LagSeconds: seconds(p.Lag), RoundTrip: seconds(p.Trip),
 		LogSentBytes: n.LogBytes, LogBufferBytes: p.LogBytes, Entries: n.Entries,
 		Last: uint64(p.Last), Acknowledged: uint64(p.Acked), Executed: uint64(p.Backup.Executed),
@@ -148,7 +166,13 @@ func take(r *replica.Replica) Status {
 		OutputDelay: seconds(n.Delay), Outputs: n.Released,
 		ClonePause: seconds(n.ClonePause), CloneTime: seconds(n.CloneTime), CloneBytes: n.CloneBytes,
 		CloneRound: n.CloneRound, CloneLeft: n.CloneLeft, Clones: n.Clones,
-		Waits: n.Waits, WaitTime: seconds(n.WaitTime),
+		Waits: n.Waits, WaitTime: seconds(n.WaitTime), CPULimit: float64(r.CPUShare()) / ft.FullShare,
+	}
+	switch op := r.Operation(); {
+	case op.Under:
+		s.Operation = op.Name
+	case op.Err != nil:
+		s.GivenUp = op.Name + ": " + op.Err.Error()
 	}
 	for why, t := range n.Waited {
 		if s.Waited == nil {
@@ -165,15 +189,16 @@ func take(r *replica.Replica) Status {
 func seconds(t ft.Time) float64 { return float64(t) / float64(ft.Second) }
 
 // Client asks the control socket of a replica.
-type Client struct{ http http.Client }
+type Client struct{ http, commands http.Client }
 
 // NewClient returns a Client of the socket at path.
 func NewClient(path string) *Client {
-	return &Client{http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+	t := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
-	}}}
+	}
+	return &Client{http.Client{Timeout: 2 * time.Second, Transport: t}, http.Client{Transport: t}}
 }
 
 // Status asks for the status.
@@ -184,13 +209,4 @@ func (c *Client) Status() (s Status, err error) {
 	}
 	defer resp.Body.Close()
 	return s, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s)
-}
-
-// PowerOff pulls the plug on the VM.
-func (c *Client) PowerOff() error {
-	resp, err := c.http.Post("http://replica/poweroff", "", nil)
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
 }

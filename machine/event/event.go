@@ -165,12 +165,10 @@ type ControlOp uint8
 const (
 	PowerOff ControlOp = iota + 1 // the plug is pulled; Arg is not used
 	Reset                         // the reset button; Arg is not used
-	PowerKey                      // asks the guest to shut down; Arg is not used
-	CPUShare                      // Arg is in thousandths of one host CPU
-	Attach                        // Arg is a virtio slot
-	Quiesce                       // outstanding disk I/O has ended; Arg is not used
+	CPUShare                      // the machine gets at most Arg thousandths of one host CPU
 	Activate                      // the backup may claim epoch Arg from here on
 	Switch                        // the peers change roles; the backup is the primary of epoch Arg
+	Dismiss                       // the backup ends, and may not claim epoch Arg any more
 )
 
 // Hash lets the backup compare itself with the primary. State covers registers

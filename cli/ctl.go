@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"tandem/host/control"
+)
+
+// controls are what a replica's control socket can be asked for.
+var controls = []struct {
+	name string
+	do   func(c *control.Client, arg string) error
+}{
+	{"stop", func(c *control.Client, _ string) error { return c.PowerOff() }},
+	{"reset", func(c *control.Client, _ string) error { return c.Reset() }},
+	{"cpu-share", func(c *control.Client, arg string) error {
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return usageError{fmt.Errorf("cpu-share %s: give a number of thousandths of one CPU", arg)}
+		}
+		return c.SetCPUShare(n)
+	}},
+	{"switch", func(c *control.Client, _ string) error { return c.Switch() }},
+	{"detach", func(c *control.Client, _ string) error { return c.Detach() }},
+	{"test-failover", func(c *control.Client, _ string) error { return c.TestFailover() }},
+}
+
+func ctlCommand() *cobra.Command {
+	var yes bool
+	names := []string{"status"}
+	for _, k := range controls {
+		names = append(names, k.name)
+	}
+	c := &cobra.Command{
+		Use:   "ctl SOCKET COMMAND [THOUSANDTHS]",
+		Short: "Ask one copy of a VM for something, by its control socket",
+		Long: "status prints the copy's status. Of the primary's copy:\n" +
+			"  stop           pull the plug: both copies end\n" +
+			"  reset          press the reset button\n" +
+			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
+			"  switch         the backup becomes the primary, this copy ends\n" +
+			"  detach         the backup ends, this copy goes on alone\n" +
+			"  test-failover  kill this copy as by kill -9, so that the backup goes on (with --yes)",
+		Args: args(2, 3, "SOCKET COMMAND [THOUSANDTHS]"),
+		RunE: func(c *cobra.Command, a []string) error {
+			client := control.NewClient(a[0])
+			if a[1] == "status" {
+				s, err := client.Status()
+				if err != nil {
+					return fmt.Errorf("ask the replica at %s: %w", a[0], err)
+				}
+				out := json.NewEncoder(c.OutOrStdout())
+				out.SetIndent("", "  ")
+				return out.Encode(s)
+			}
+			for _, k := range controls {
+				switch {
+				case k.name != a[1]:
+				case (k.name == "cpu-share") != (len(a) == 3):
+					return usageError{fmt.Errorf("%s: cpu-share takes a number of thousandths, the others nothing", k.name)}
+				case k.name == "test-failover" && !yes:
+					return usageError{fmt.Errorf("test-failover kills this copy of the VM: say --yes")}
+				default:
+					return k.do(client, a[len(a)-1])
+				}
+			}
+			return usageError{fmt.Errorf("there is no command %s: choose one of %s", a[1], strings.Join(names, ", "))}
+		},
+	}
+	c.Flags().BoolVar(&yes, "yes", false, "with test-failover: the process is meant to be killed")
+	return c
+}
