@@ -59,6 +59,21 @@ type Status struct {
 	CloneRound int     `json:"clone_round"`
 	CloneLeft  int     `json:"clone_pages_left"`
 	Clones     uint64  `json:"clones_sent"`
+
+	Engine Engine `json:"engine"`
+}
+
+// Engine says how this copy's steps were executed, and what the translator did.
+type Engine struct {
+	Translated     uint64 `json:"translated_steps"`
+	Interpreted    uint64 `json:"interpreted_steps"`
+	Interrupts     uint64 `json:"interrupts"`
+	Regions        uint64 `json:"regions,omitempty"`
+	CodeBytes      int    `json:"code_bytes,omitempty"` // in use
+	CodeCacheBytes int    `json:"code_cache_bytes,omitempty"`
+	Resets         uint64 `json:"code_cache_resets,omitempty"`
+	Entries        uint64 `json:"translated_entries,omitempty"` // from Go
+	Refills        uint64 `json:"tlb_refills,omitempty"`
 }
 
 // refresh is how often the status is taken while the replica is busy.
@@ -158,6 +173,12 @@ func take(r *replica.Replica) Status {
 	}
 	if m := r.Machine(); m != nil {
 		s.Step, s.GuestSeconds = uint64(m.Step()), float64(m.Time())/1e7
+		n := m.Stats()
+		s.Engine = Engine{
+			Translated: n.Translated.Steps, Interpreted: n.Interpreted, Interrupts: n.Interrupts,
+			Regions: n.Translated.Regions, CodeBytes: n.CodeUsed, CodeCacheBytes: n.CodeSize,
+			Resets: n.Translated.Resets, Entries: n.Translated.Entries, Refills: n.Translated.Refills,
+		}
 	}
 	return s
 }
