@@ -14,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tandem/host/codemem"
+	"tandem/host/perfmap"
 )
 
 // command runs a command in this process.
@@ -92,6 +95,11 @@ func TestErrors(t *testing.T) {
 		{usage, []string{"--memory 2T", "1 TiB"}, []string{"run", "--kernel", kernel, "--memory", "2T"}},
 		{usage, []string{"--mmu sv32", "sv39"}, []string{"run", "--kernel", kernel, "--mmu", "sv32"}},
 		{usage, []string{"--engine quick"}, []string{"run", "--kernel", kernel, "--engine", "quick", "--network", "none"}},
+		{usage, []string{"--code-cache 4K", "512 KiB to 128 MiB"}, []string{"run", "--kernel", kernel, "--network", "none", "--code-cache", "4K"}},
+		{usage, []string{"--code-cache 1G", "512 KiB to 128 MiB"}, []string{"run", "--kernel", kernel, "--network", "none", "--code-cache", "1G"}},
+		{usage, []string{"--code-cache much", "32M"}, []string{"run", "--kernel", kernel, "--network", "none", "--code-cache", "much"}},
+		{usage, []string{"--perf", "--engine jit"}, []string{"run", "--kernel", kernel, "--network", "none", "--engine", "interpreter", "--perf"}},
+		{usage, []string{"--symbols", "--perf"}, []string{"run", "--kernel", kernel, "--network", "none", "--engine", "jit", "--symbols", text}},
 		{usage, []string{"--elf", "--kernel"}, []string{"run", "--kernel", kernel, "--elf", elf}},
 		{usage, []string{"--elf"}, []string{"run", "--kernel", kernel, "--signature", "x"}},
 		{usage, []string{"--network lan", "switch:ADDRESS"}, []string{"run", "--kernel", kernel, "--network", "lan"}},
@@ -124,6 +132,8 @@ func TestErrors(t *testing.T) {
 		{failure, []string{"--record", "can be written"}, []string{"run", "--kernel", kernel, "--record", none + "/x"}},
 
 		{usage, []string{"needs a recording"}, []string{"replay"}},
+		{usage, []string{"--engine quick", "jit"}, []string{"replay", none, "--engine", "quick"}},
+		{usage, []string{"--code-cache 1", "512 KiB"}, []string{"replay", none, "--code-cache", "1"}},
 		{failure, []string{none, "no such file", "--record"}, []string{"replay", none}},
 		{failure, []string{dir, "folder"}, []string{"replay", dir}},
 		{failure, []string{empty, "truncated"}, []string{"replay", empty}},
@@ -176,13 +186,44 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// Symbols that cannot be read, or are none, are named with what would do, and
+// leave no map behind.
+func TestBadSymbols(t *testing.T) {
+	if !codemem.Supported() {
+		t.Skip("this host has no translator")
+	}
+	dir := t.TempDir()
+	for name, c := range map[string]struct{ text, want string }{
+		"none":   {"", "no such file"},
+		"text":   {"hello\n", "line 1"},
+		"secret": {"0000000000000000 T _start\n0000000000000000 T main\n", "System.map"},
+		"data":   {"ffffffff80000000 D jiffies\n", "names no functions"},
+		"elf":    {"\x7fELF\x02\x01\x01", "EOF"},
+	} {
+		path := filepath.Join(dir, name)
+		if c.text != "" {
+			if err := os.WriteFile(path, []byte(c.text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := command(t, "replay", path, "--engine", "jit", "--perf", "--symbols", path)
+		if err == nil || !strings.HasPrefix(err.Error(), "--symbols "+path+": ") || !strings.Contains(err.Error(), c.want) || out != "" {
+			t.Errorf("%s: want %q: %v%s", name, c.want, err, out)
+		}
+	}
+	if _, err := os.Stat(perfmap.Path(os.Getpid())); err == nil {
+		t.Error("there is a map")
+	}
+}
+
 // A group of commands alone prints its help, and help has every flag of run.
 func TestHelp(t *testing.T) {
 	for _, c := range []struct{ args, want []string }{
 		{nil, []string{"run ", "replay ", "demo ", "store ", "switch ", "image "}},
 		{[]string{"image"}, []string{"build "}},
 		{[]string{"run", "--help"}, []string{"Ctrl-A x", "--cpus", "--memory", "--disk", "--network", "--kernel",
-			"--initrd", "--append", "--firmware", "--elf", "--record"}},
+			"--initrd", "--append", "--firmware", "--elf", "--record", "--engine", "--code-cache", "--stats", "--perf", "--symbols"}},
+		{[]string{"replay", "--help"}, []string{"--console", "--engine", "--code-cache", "--stats", "--perf", "--symbols"}},
 	} {
 		out, err := command(t, c.args...)
 		for _, w := range c.want {

@@ -19,6 +19,7 @@ import (
 
 func replayCommand() *cobra.Command {
 	var console bool
+	var flags engineFlags
 	c := &cobra.Command{
 		Use:   "replay FILE",
 		Short: "Run a recording again and compare every hash",
@@ -30,14 +31,22 @@ func replayCommand() *cobra.Command {
 			if console {
 				out = c.OutOrStdout()
 			}
-			s, err := replayFile(a[0], out)
+			e, err := flags.open()
 			if err != nil {
-				return fmt.Errorf("recording %s: %w", a[0], err)
+				return err
+			}
+			s, err := replayFile(a[0], e, out)
+			if err != nil {
+				err = fmt.Errorf("recording %s: %w", a[0], err)
+			}
+			if err := errors.Join(err, e.close(c.ErrOrStderr())); err != nil {
+				return err
 			}
 			fmt.Fprintf(c.OutOrStdout(), "replayed %d entries, %d steps; %d hashes equal\n", s.entries, s.steps, s.hashes)
 			return nil
 		},
 	}
+	flags.add(c.Flags())
 	c.Flags().BoolVar(&console, "console", false, "print what the guest prints")
 	return c
 }
@@ -48,7 +57,7 @@ type replayed struct {
 	steps           event.Step
 }
 
-func replayFile(path string, console io.Writer) (s replayed, err error) {
+func replayFile(path string, use *engine, console io.Writer) (s replayed, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return s, fmt.Errorf("%w; make one with tandem run --record", why(err))
@@ -72,6 +81,9 @@ func replayFile(path string, console io.Writer) (s replayed, err error) {
 	defer memory.Close()
 	m, err := machine.New(cfg, memory.Bytes())
 	if err != nil {
+		return s, err
+	}
+	if err := use.use(m); err != nil {
 		return s, err
 	}
 	r := replay.NewReplayer(m, 0, m.LastOutput())

@@ -108,6 +108,7 @@ type copyOfVM struct {
 	cfg     replica.Config
 	world   replica.World
 	control *control.Server
+	engine  *engine
 	tls     link.Config
 	closers []io.Closer
 }
@@ -115,6 +116,9 @@ type copyOfVM struct {
 func (c *copyOfVM) close() {
 	for _, x := range c.closers {
 		x.Close()
+	}
+	if err := c.engine.close(os.Stderr); err != nil {
+		fmt.Fprintf(os.Stderr, "tandem: %v\n", err)
 	}
 }
 
@@ -170,9 +174,10 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
 		Terminal: term.NewWriter(console), RAM: guestRAM}
-	if c.world.Engine, err = f.vm.engineFor(); err != nil {
+	if c.engine, err = f.vm.engine.open(); err != nil {
 		return nil, err
 	}
+	c.world.Engine = c.engine.use
 	if f.control != "" {
 		if c.control, err = control.Listen(f.control, c.wake); err != nil {
 			return nil, err

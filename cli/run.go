@@ -51,11 +51,11 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			engine, err := v.engineFor()
+			e, err := v.engine.open()
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), vm, engine, record, signature)
+			return errors.Join(run(c.Context(), vm, e, record, signature), e.close(c.ErrOrStderr()))
 		},
 	}
 	v.add(c.Flags())
@@ -65,7 +65,7 @@ func runCommand() *cobra.Command {
 }
 
 // run runs an unprotected VM until it ends.
-func run(ctx context.Context, vm vm, engine func(*machine.Machine) error, record, signature string) error {
+func run(ctx context.Context, vm vm, e *engine, record, signature string) error {
 	memory, err := ram.New(vm.config.RAM)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func run(ctx context.Context, vm vm, engine func(*machine.Machine) error, record
 	if err != nil {
 		return err
 	}
-	if err := engine(m); err != nil {
+	if err := e.use(m); err != nil {
 		return err
 	}
 	host.LeanHeap()

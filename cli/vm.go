@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"tandem/host/codemem"
 	"tandem/host/filedisk"
 	"tandem/host/netswitch"
 	"tandem/host/site"
@@ -39,7 +38,7 @@ type vmFlags struct {
 	network  string
 	forwards []string
 	name     string
-	engine   string
+	engine   engineFlags
 	terminal string
 	capacity uint64 // of disks that may not be asked, or 0
 }
@@ -57,7 +56,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
-	f.StringVar(&v.engine, "engine", defaultEngine(), "jit: translate hot code; or interpreter")
+	v.engine.add(f)
 	f.StringVar(&v.name, "name", "vm", "name of the VM; its MAC address follows from it")
 }
 
@@ -188,46 +187,6 @@ func (v *vmFlags) addNetwork(o *vm) error {
 	}
 	o.add(machine.Device{Kind: machine.NetDevice, MAC: mac}, slot)
 	return nil
-}
-
-// The engines; both give the same bits.
-const (
-	engineInterpreter = "interpreter"
-	engineJIT         = "jit"
-)
-
-// defaultEngine is the fastest that this host has.
-func defaultEngine() string {
-	if codemem.Supported() {
-		return engineJIT
-	}
-	return engineInterpreter
-}
-
-// codeCache is the memory for translated code, in bytes.
-const codeCache = 32 << 20
-
-// engineFor returns what chooses a machine's engine.
-func (v *vmFlags) engineFor() (func(*machine.Machine) error, error) {
-	switch v.engine {
-	case engineInterpreter:
-		return func(*machine.Machine) error { return nil }, nil
-	case engineJIT:
-		if !codemem.Supported() {
-			return nil, errors.New("--engine jit: this host's CPU has no translator yet: use --engine interpreter")
-		}
-		return translate, nil
-	}
-	return nil, usageError{fmt.Errorf("--engine %s: choose interpreter or jit", v.engine)}
-}
-
-// translate gives a machine memory for translated code, for the life of the process.
-func translate(m *machine.Machine) error {
-	code, err := codemem.New(codeCache)
-	if err == nil {
-		m.Translate(code.RW, code.RX())
-	}
-	return err
 }
 
 // diskSize asks a disk for its size.

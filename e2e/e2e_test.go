@@ -232,9 +232,9 @@ func TestRecordReplay(t *testing.T) {
 }
 
 // replays expects a recording to replay with equal hashes.
-func replays(t *testing.T, log string) {
+func replays(t *testing.T, log string, flags ...string) {
 	t.Helper()
-	out, diag, code := tandem(t, "replay", log)
+	out, diag, code := tandem(t, append([]string{"replay", log}, flags...)...)
 	if code != 0 || !strings.Contains(out, "hashes equal") || strings.Contains(out, " 0 hashes") {
 		t.Fatalf("replay: exit code %d: %s%s", code, out, diag)
 	}
@@ -373,7 +373,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// A recording made by the translator replays on the interpreter with equal hashes.
+// A recording made by the translator replays on either engine with equal hashes.
 func TestEngines(t *testing.T) {
 	if !codemem.Supported() {
 		t.Skip("there is no translator for this host yet")
@@ -385,5 +385,6 @@ func TestEngines(t *testing.T) {
 	if code := c.powerOff(); code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
-	replays(t, log)
+	replays(t, log, "--engine", "interpreter")
+	replays(t, log, "--engine", "jit")
 }

@@ -5,7 +5,7 @@ package machine
 import "tandem/machine/jit"
 
 // Translated says how translated code was used.
-func (m *Machine) Translated() jit.Stats { return m.sys.Translated() }
+func (m *Machine) Translated() jit.Stats { return m.sys.Stats().Translated }
 
 // Poke stores to RAM between two steps as a device does.
 func (m *Machine) Poke(pa uint64, b []byte) {

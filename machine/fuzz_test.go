@@ -331,7 +331,7 @@ func fuzz(t *testing.T, p program, seed uint64, code []byte, steps event.Step) (
 		case 3:
 			if rnd.IntN(40) == 0 {
 				native += l.jit.Translated().Steps
-				l.jit = translated(t, restored(t, l.jit), cache)
+				l.jit, l.born = translated(t, restored(t, l.jit), cache), l.jit.Step()
 			}
 		}
 	}

@@ -23,6 +23,7 @@ type lockstep struct {
 	jit, oracle *machine.Machine
 	from        event.Step // where the last slice began
 	before      string
+	born        event.Step // of jit, where it was restored
 }
 
 // translated makes a machine run translated code from a cache of size bytes.
@@ -100,9 +101,22 @@ func (l *lockstep) poke(pa uint64, b []byte) {
 	l.oracle.Poke(pa, b)
 }
 
-// finish compares everything.
+// finish compares everything, and the counters with the steps.
 func (l *lockstep) finish() {
 	l.Helper()
+	for m, born := range map[*machine.Machine]event.Step{l.jit: l.born, l.oracle: 0} {
+		s := m.Stats()
+		if sum := s.Translated.Steps + s.Interpreted + s.Interrupts; sum != uint64(m.Step()-born) {
+			l.Errorf("%d steps translated, %d interpreted and %d interrupts are not %d", s.Translated.Steps, s.Interpreted, s.Interrupts, m.Step()-born)
+		}
+		var exits uint64
+		for _, n := range s.Translated.Exits {
+			exits += n
+		}
+		if exits != s.Translated.Entries || s.Translated.Refills > s.Translated.Exits[jit.Miss] || s.Single() > exits {
+			l.Errorf("the counters contradict each other: %+v", s)
+		}
+	}
 	if l.jit.HashAll() != l.oracle.HashAll() {
 		l.diverged("memories differ")
 	}

@@ -186,6 +186,13 @@ func (m *Machine) powerOn() {
 // writable view and an executable one at rx. It changes speed and nothing else.
 func (m *Machine) Translate(rw []byte, rx uintptr) { m.sys.Translate(rw, rx) }
 
+// Stats says what the harts executed, and how, since the machine was made or
+// restored. Two copies of a VM differ in it: nothing that the guest sees may follow.
+func (m *Machine) Stats() *hart.Stats { return m.sys.Stats() }
+
+// Observe makes o hear of translated code as it is made; call it after Translate.
+func (m *Machine) Observe(o hart.Observer) { m.sys.Observe(o) }
+
 // Config returns what the machine was built from.
 func (m *Machine) Config() Config { return m.cfg }
 

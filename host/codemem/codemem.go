@@ -16,6 +16,8 @@ type Memory struct {
 	// RW is the writable view.
 	RW []byte
 	rx []byte
+
+	unmap func(rx []byte) error
 }
 
 // memfd is the system call; tests replace it.
@@ -34,7 +36,7 @@ func New(size int) (*Memory, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return nil, fmt.Errorf("memory for translated code: %w", err)
 	}
-	m := &Memory{}
+	m := &Memory{unmap: unix.Munmap}
 	if m.RW, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("memory for translated code: %w", err)
 	}
@@ -45,12 +47,32 @@ func New(size int) (*Memory, error) {
 	return m, nil
 }
 
+// NewAnonymous maps size bytes for perf to look into: it takes code for translated
+// only in memory that the kernel calls anonymous, as it calls the shared mapping
+// of /dev/zero that this is. New is better otherwise: hosts whose policy is to
+// forbid that memory becomes executable refuse this.
+func NewAnonymous(size int) (*Memory, error) {
+	m := &Memory{unmap: unmapAgain}
+	var err error
+	if m.RW, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
+		return nil, fmt.Errorf("memory for translated code: %w", err)
+	}
+	if m.rx, err = again(m.RW); err == nil {
+		err = unix.Mprotect(m.rx, unix.PROT_READ|unix.PROT_EXEC)
+	}
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("memory for translated code: %w: allow executable memory, or run without --perf", err)
+	}
+	return m, nil
+}
+
 // RX is the address of the executable view of the same bytes.
 func (m *Memory) RX() uintptr { return address(m.rx) }
 
 // Close unmaps both views.
 func (m *Memory) Close() error {
-	err := unix.Munmap(m.rx)
+	err := m.unmap(m.rx)
 	if e := unix.Munmap(m.RW); err == nil {
 		err = e
 	}

@@ -35,8 +35,13 @@ func protection(t *testing.T, at uintptr) string {
 // The two views show the same bytes; what can be written can't be executed, and
 // what can be executed can't be written. Close leaves neither.
 func TestViews(t *testing.T) {
+	t.Run("New", func(t *testing.T) { testViews(t, New) })
+	t.Run("NewAnonymous", func(t *testing.T) { testViews(t, NewAnonymous) })
+}
+
+func testViews(t *testing.T, alloc func(int) (*Memory, error)) {
 	const size = 1 << 20
-	m, err := New(size)
+	m, err := alloc(size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +113,28 @@ func TestForbidden(t *testing.T) {
 
 // A size that no host has fails with the operation's name, and leaves nothing open.
 func TestTooLarge(t *testing.T) {
-	if _, err := New(1 << 62); err == nil || !strings.Contains(err.Error(), "memory for translated code") {
-		t.Error(err)
+	for _, alloc := range []func(int) (*Memory, error){New, NewAnonymous} {
+		if _, err := alloc(1 << 62); err == nil || !strings.Contains(err.Error(), "memory for translated code") {
+			t.Error(err)
+		}
 	}
+}
+
+// The kernel calls a memory of NewAnonymous what perf takes for code without a file.
+func TestAnonymousName(t *testing.T) {
+	m, err := NewAnonymous(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	b, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, fmt.Sprintf("%x-", m.RX())) && strings.Contains(line, " /dev/zero") {
+			return
+		}
+	}
+	t.Errorf("no /dev/zero at %#x", m.RX())
 }

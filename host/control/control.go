@@ -72,6 +72,21 @@ type Status struct {
 	CPULimit  float64 `json:"cpu_limit"`                 // of one CPU, set by the operator
 	Operation string  `json:"operation,omitempty"`       // that is under way: switch or detach
 	GivenUp   string  `json:"operation_error,omitempty"` // why the newest one was
+
+	Engine Engine `json:"engine"`
+}
+
+// Engine says how this copy's steps were executed, and what the translator did.
+type Engine struct {
+	Translated     uint64 `json:"translated_steps"`
+	Interpreted    uint64 `json:"interpreted_steps"`
+	Interrupts     uint64 `json:"interrupts"`
+	Regions        uint64 `json:"regions,omitempty"`
+	CodeBytes      int    `json:"code_bytes,omitempty"` // in use
+	CodeCacheBytes int    `json:"code_cache_bytes,omitempty"`
+	Resets         uint64 `json:"code_cache_resets,omitempty"`
+	Entries        uint64 `json:"translated_entries,omitempty"` // from Go
+	Refills        uint64 `json:"tlb_refills,omitempty"`
 }
 
 // refresh is how often the status is taken while the replica is busy.
@@ -182,6 +197,12 @@ func take(r *replica.Replica) Status {
 	}
 	if m := r.Machine(); m != nil {
 		s.Step, s.GuestSeconds = uint64(m.Step()), float64(m.Time())/1e7
+		n := m.Stats()
+		s.Engine = Engine{
+			Translated: n.Translated.Steps, Interpreted: n.Interpreted, Interrupts: n.Interrupts,
+			Regions: n.Translated.Regions, CodeBytes: n.CodeUsed, CodeCacheBytes: n.CodeSize,
+			Resets: n.Translated.Resets, Entries: n.Translated.Entries, Refills: n.Translated.Refills,
+		}
 	}
 	return s
 }

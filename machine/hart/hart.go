@@ -67,6 +67,9 @@ type System struct {
 	fills []fillInfo
 	// Marks in walks and fills count only while they carry these generations.
 	walkGen, fillGen uint32
+
+	stats    Stats
+	observer Observer // of translated code, or nil
 }
 
 // NewSystem makes n harts. cfg.RAM may be nil until SetRAM.
@@ -255,6 +258,7 @@ func (h *Hart) Run(s event.Step, n uint64) (used uint64, yield bool) {
 			h.enter(cause, 0)
 			h.traps++
 			h.left--
+			h.sys.stats.Interrupts++
 			continue
 		}
 		h.runUntilTimer()

@@ -100,18 +100,10 @@ func (s *System) Translate(rw []byte, rx uintptr) {
 	}
 }
 
-// Translated says how the translated code of the harts is used.
-func (s *System) Translated() jit.Stats {
-	if s.jit == nil {
-		return jit.Stats{}
-	}
-	return s.jit.Stats
-}
-
 // execute runs up to h.left steps, translated where a block is hot.
 func (h *Hart) execute() {
 	if h.sys.jit == nil {
-		h.exec(allBlocks, maxBlock)
+		h.interpret(allBlocks, maxBlock)
 		return
 	}
 	h.prepare()
@@ -121,10 +113,11 @@ func (h *Hart) execute() {
 		case oneInst: // even if a walk for it has dropped translations
 			again := h.resample
 			h.resample = false
-			h.exec(1, 1)
+			h.countSingle()
+			h.interpret(1, 1)
 			h.resample = h.resample || again
 		default:
-			h.exec(blocks, maxBlock)
+			h.interpret(blocks, maxBlock)
 		}
 	}
 }
@@ -194,6 +187,7 @@ func (h *Hart) runNative() (blocks int) {
 	if cp == nil {
 		if _, ok := h.translate(h.pc, fetch); !ok {
 			h.trap()
+			h.sys.stats.Interpreted++
 			return 0
 		}
 		if h.resample { // the walk dropped translations
@@ -211,12 +205,14 @@ func (h *Hart) runNative() (blocks int) {
 			n.cold = min(2*n.cold+1, maxCold)
 			return n.cold
 		}
+		h.report()
 		_, code = h.lookupNative(h.pc)
 	}
 	n.cold = 0
 	data := h.dataContext()
 	if jit.Reason(n.reason) == jit.AtPC && n.pc == h.pc && data == h.ctx {
 		data.jumping = true
+		h.sys.jit.Stats.Jumps++
 		data.jumps[jit.JumpIndex(n.pc)] = jumpEntry{n.pc, uint64(code)}
 	}
 	h.runFrom(code, data)
@@ -246,6 +242,7 @@ func (h *Hart) runFrom(code uintptr, data *context) {
 		h.left = enter(h, way, data)
 		h.takeFlags()
 		cache.Stats.Entries++
+		cache.Stats.Leave(jit.Reason(n.reason))
 		if n.tlb != place {
 			h.followTLB()
 			data = h.ctx
@@ -253,10 +250,10 @@ func (h *Hart) runFrom(code uintptr, data *context) {
 		if jit.Reason(n.reason) != jit.Miss {
 			break
 		}
-		cache.Stats.Misses++
 		m := cache.Missed(n.site)
 		code, way = m.Quit, cache.Resume(false)
 		if data == h.ctx && h.refill(n.address, m.Size, m.Stores) {
+			cache.Stats.Refills++
 			n.wasOn = 0
 			if n.float.WhenDirty == uint32(jit.FloatOn) {
 				n.wasOn = 1

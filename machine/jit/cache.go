@@ -18,17 +18,16 @@ type Cache struct {
 	sites  []site
 	thunks thunks
 	tr     translator
+	first  int // where regions begin, behind the thunks
+	last   int // where the latest region begins
 }
 
-// Stats counts what was done with a Cache.
-type Stats struct {
-	Regions uint64 // translated
-	Insts   uint64 // in them
-	Resets  uint64 // times that it was emptied
-	Entries uint64 // of translated code, from Go
-	Misses  uint64 // of the TLB
-	Steps   uint64 // executed by it
-}
+// Sizes of a Cache in bytes. A smaller one would be emptied for every few regions;
+// a larger one has places that a jump of some host cannot reach (arm64: ±128 MiB).
+const (
+	MinCache = 512 << 10
+	MaxCache = 128 << 20
+)
 
 // site is an access to memory that may miss the TLB: where translated code goes
 // on once the TLB has the page, and where it leaves instead.
@@ -94,6 +93,7 @@ func NewCache(rw []byte, rx uintptr, l Layout) *Cache {
 	c.tr.layout = l
 	c.tr.former.knows = c.tr.knows
 	c.writeThunks()
+	c.first = c.used
 	return c
 }
 
@@ -152,6 +152,7 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 		return false
 	}
 	c.Stats.Regions++
+	c.last = at
 	copy(c.rw[at:], code)
 	c.used = (at + len(code) + 15) &^ 15
 	for _, j := range c.tr.shared {
@@ -170,6 +171,7 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 	for _, l := range c.tr.links {
 		place := int32(at + l.place)
 		if e := p.entry[l.target>>1]; e != 0 {
+			c.Stats.Chained++
 			c.patch(place, int32(e-1))
 		} else {
 			p.waiting[l.target] = append(p.waiting[l.target], place)
@@ -198,6 +200,7 @@ func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
 	}
 	*e = uint32(at) + 1
 	places := p.waiting[off]
+	c.Stats.Chained += uint64(len(places))
 	for _, place := range places {
 		c.patch(place, at)
 	}

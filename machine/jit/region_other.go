@@ -15,6 +15,7 @@ type translator struct {
 	links   []link
 	shared  []sharedJump
 	sites   []site
+	pieces  []piece
 }
 
 func (t *translator) knows(*Inst) bool { return false }
