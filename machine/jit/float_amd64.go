@@ -69,8 +69,6 @@ const (
 	xmm2
 )
 
-func isFloat(op riscv.Op) bool { return op >= riscv.FLW && op <= riscv.FCVT_D_LU }
-
 // forget begins a block: nothing is known of the floating-point state.
 func (f *floatBlock) forget() { *f = floatBlock{frm: noMode, stubs: f.stubs} }
 
