@@ -31,13 +31,19 @@ func translated(t testing.TB, m *machine.Machine, size int) *machine.Machine {
 	if !codemem.Supported() {
 		t.Skip("this host has no translator")
 	}
+	m.Translate(codeMemory(t, size))
+	return m
+}
+
+// twoViews is memory for translated code as it is in use.
+func twoViews(t testing.TB, size int) (rw []byte, rx uintptr) {
+	t.Helper()
 	code, err := codemem.New(size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { code.Close() })
-	m.Translate(code.RW, code.RX())
-	return m
+	return code.RW, code.RX()
 }
 
 // atOnce makes every block be translated before it is first executed.
