@@ -147,8 +147,7 @@ func (t *translator) compute(in *Inst) {
 	} else if a, ok := aluImm[in.Op]; ok {
 		t.aluImm(in, a)
 	} else if s, ok := shiftImm[in.Op]; ok {
-		t.ShiftI(s.op, s.size, dst, rs1(), uint(in.Imm))
-		t.done(in, dst, s.size)
+		t.shiftImm(in, s, dst, rs1())
 	} else if s, ok := shiftReg[in.Op]; ok {
 		t.ShiftR(s.op, s.size, dst, rs1(), rs2())
 		t.done(in, dst, s.size)
@@ -222,6 +221,23 @@ func (t *translator) aluImm(in *Inst, a alu) {
 		t.RRR(a.op, a.size, dst, src, tmp2)
 	}
 	t.done(in, dst, a.size)
+}
+
+// shiftImm extends the sign of a word on the way.
+func (t *translator) shiftImm(in *Inst, s shift, dst, src arm64.Reg) {
+	n := uint(in.Imm)
+	switch {
+	case s.size == arm64.S64 || s.op == arm64.LSR && n != 0: // it is not negative
+		t.ShiftI(s.op, s.size, dst, src, n)
+	case s.op == arm64.LSL:
+		t.Field(arm64.SBFIZ, arm64.S64, dst, src, n, 32-n)
+	case s.op == arm64.ASR:
+		t.Field(arm64.SBFX, arm64.S64, dst, src, n, 32-n)
+	default:
+		t.ShiftI(s.op, s.size, dst, src, n)
+		t.MovSX(arm64.S32, arm64.S64, dst, dst)
+	}
+	t.put(in.Rd, dst)
 }
 
 // divide gives what the host does but for a divisor of zero, where a quotient is

@@ -3,6 +3,7 @@
 package jit
 
 import (
+	"math/bits"
 	"slices"
 
 	"tandem/machine/jit/arm64"
@@ -298,9 +299,8 @@ func (t *translator) dispatch() {
 	l := &t.layout
 	t.leaveRegion()
 	miss := t.NewLabel()
-	t.Field(arm64.UBFX, arm64.S64, tmp2, tmp, 1, jumpsShift)
-	t.Field(arm64.UBFX, arm64.S64, tmp3, tmp, pageShift, jumpPagesShift)
-	t.RRS(arm64.ADD, arm64.S64, tmp2, tmp2, tmp3, arm64.LSL, jumpsShift)
+	t.RRS(arm64.EOR, arm64.S64, tmp2, tmp, tmp, arm64.LSR, pageShift) // JumpIndex
+	t.Field(arm64.UBFX, arm64.S64, tmp2, tmp2, 1, uint(bits.TrailingZeros(JumpEntries)))
 	t.RRS(arm64.ADD, arm64.S64, tmp2, tlb, tmp2, arm64.LSL, 4)
 	t.LoadPair(arm64.S64, tmp3, tmp4, t.near(tmp2, t.inTLB(l.Jumps)))
 	t.Cmp(arm64.S64, tmp, tmp3)
@@ -314,13 +314,7 @@ func (t *translator) dispatch() {
 	t.jumpShared(func(s *thunks) int { return s.leave })
 }
 
-const (
-	pageShift      = 12
-	jumpsShift     = 7 // JumpsOfPage
-	jumpPagesShift = 6 // JumpEntries / JumpsOfPage
-)
-
-var _ = [1]struct{}{}[JumpsOfPage-1<<jumpsShift|JumpEntries-JumpsOfPage<<jumpPagesShift]
+const pageShift = 12
 
 // x is a register of the guest in memory.
 func x(r uint8) arm64.Mem { return arm64.At(state, int32(r)*8) }
