@@ -174,14 +174,17 @@ func TestLockstepPrivileged(t *testing.T) {
 // small slices and large.
 func TestLockstepChaos(t *testing.T) {
 	p := assemble(t, "chaos")
-	usual := jit.HotAfter
+	hots, steps := []uint8{1, jit.HotAfter}, event.Step(chaosSteps)
+	if testing.Short() {
+		hots, steps = hots[:1], steps/8
+	}
 	atOnce(t)
-	for _, hot := range []uint8{1, usual} {
+	for _, hot := range hots {
 		jit.HotAfter = hot
 		for harts := range 3 {
 			for seed, cache := range []int{tinyCache, largeCache} {
 				l := p.lockstep(t, harts+1, cache)
-				l.drive(event.Clock{Rate: 1 << 29, Limit: chaosSteps}, chaosSteps, rand.New(rand.NewPCG(uint64(seed), 4)), 300)
+				l.drive(event.Clock{Rate: 1 << 29, Limit: steps}, steps, rand.New(rand.NewPCG(uint64(seed), 4)), 300)
 				l.used(cache == tinyCache && hot == 1)
 			}
 		}
