@@ -133,7 +133,7 @@ var known = func() (k [riscv.NumOps]bool) {
 
 // knows reports whether an instruction has a translation.
 func (t *translator) knows(in *Inst) bool {
-	return known[in.Op] || isCSR(in.Op) && t.knowsCSR(in)
+	return known[in.Op] || isFloat(in.Op) && knowsFloat(in) || isCSR(in.Op) && t.knowsCSR(in)
 }
 
 // compute translates what only reads and writes registers.

@@ -25,6 +25,8 @@ type slowAccess struct {
 	pair       int32 // its place among Pairs
 	size       int32
 	store      bool
+	computing  bool       // floating point is as the guest wants it
+	kept       keptFloats // in vector registers
 }
 
 // lookup finds the host's memory of the access at rs1+imm, or leaves the block
@@ -35,7 +37,8 @@ func (t *translator) lookup(in *Inst, i int, size int32, store bool) arm64.Mem {
 		t.add(tmp, address, int64(in.Imm))
 		address = tmp
 	}
-	a := slowAccess{t.NewLabel(), t.NewLabel(), address, int32(t.n - i), in.Off, t.pairOf(in.Rs1), size, store}
+	a := slowAccess{t.NewLabel(), t.NewLabel(), address, int32(t.n - i), in.Off, t.pairOf(in.Rs1), size, store,
+		t.fp.level == computing, t.fp.kept}
 	t.pageOf(address, size)
 	if pair := t.pair(&a); pairFits(pair) {
 		t.LoadPair(arm64.S64, tmp4, tmp2, pair)
@@ -111,7 +114,8 @@ func (t *translator) writeSlow() {
 		t.Bind(miss)
 		t.MovImm(tmp2, uint64(t.firstSite)+uint64(len(t.sites)))
 		t.jumpShared(func(s *thunks) int { return s.miss })
-		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store}
+		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store, float: a.computing}
+		t.reload(&a.kept)
 		t.pageOf(tmp, a.size)
 		t.B(again)
 		s.quit = uint32(len(t.Code))
@@ -178,6 +182,8 @@ func (c *Cache) writeThunks() {
 	t.set(arm64.S32, l.Site, tmp2)
 	t.setImm(arm64.S32, l.Reason, uint64(Miss))
 	t.Ret()
+	c.thunks.resumeFloat = len(t.Code)
+	t.computeAsGuest()
 	c.thunks.resume = len(t.Code)
 	for i, f := range fixed {
 		t.word(arm64.S64, f.host, save(i))

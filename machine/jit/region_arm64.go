@@ -66,6 +66,7 @@ type translator struct {
 	n        int // instructions of the block at hand
 	exits    []exit
 	slow     []slowAccess
+	fp       floatUnit
 	version  [256]uint8  // how often each guest register was written in the block
 	leaveOff arm64.Label // leaves to the interpreter, at the Off in tmp
 
@@ -110,6 +111,7 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 	t.shared, t.sites, t.firstSite = t.shared[:0], t.sites[:0], firstSite
 	t.assignHomes()
 	t.leaveOff = t.NewLabel()
+	t.fp.stubs = t.fp.stubs[:0]
 	blocks := t.former.blocks
 	for i := range blocks {
 		blocks[i].label = int(t.NewLabel())
@@ -120,6 +122,7 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 			t.goTo(b.end())
 		}
 	}
+	t.writeStubs()
 	t.writeSlow()
 	t.writeExits()
 	t.Bind(t.leaveOff)
@@ -198,6 +201,7 @@ func (t *translator) writeEntries(head uint16) {
 // block translates one block, up to where it runs on.
 func (t *translator) block(b *block) {
 	t.n = len(b.insts)
+	t.fp.forget()
 	clear(t.version[:])
 	t.Bind(arm64.Label(b.label))
 	t.RRI(arm64.SUBS, arm64.S64, steps, steps, int64(t.n))
@@ -411,6 +415,8 @@ func (t *translator) inst(in *Inst, i int) {
 		t.load(in, i)
 	case storeSize[in.Op] != 0:
 		t.store(in, i)
+	case isFloat(in.Op):
+		t.float(in, i)
 	case isAtomic(in.Op):
 		t.atomic(in, i)
 	case f == riscv.FormatB:

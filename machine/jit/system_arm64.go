@@ -111,7 +111,7 @@ func (t *translator) status(in *Inst, out arm64.Label) {
 		t.Bind(closed)
 	}
 	if may&riscv.StatusFS != 0 {
-		t.sumUp()
+		t.changeFS()
 	}
 	if may&riscv.StatusSUM != 0 {
 		same := t.NewLabel()
@@ -137,13 +137,14 @@ func (t *translator) statusValue(in *Inst) {
 	t.put(in.Rd, tmp)
 }
 
-// sumUp keeps SD, which says that FS is Dirty, in the new mstatus.
-func (t *translator) sumUp() {
+// changeFS keeps SD, which says that FS is Dirty, in the new mstatus.
+func (t *translator) changeFS() {
 	t.RRI(arm64.AND, arm64.S64, tmp3, tmp2, int64(riscv.StatusFS))
 	t.MovImm(tmp4, riscv.StatusFS)
 	t.Cmp(arm64.S64, tmp3, tmp4)
 	t.Set(arm64.EQ, tmp3)
 	t.Field(arm64.BFI, arm64.S64, tmp2, tmp3, 63, 1)
+	t.changedFS()
 }
 
 // supervisorTLB puts the place of the TLB of S-mode under an mstatus into tmp3.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include "go_asm.h"
 #include "textflag.h"
 
 // The frame is that of any function that calls: the assembler keeps R30 in it,
@@ -19,6 +20,15 @@ TEXT ·enter(SB), 0, $0-40
 	ISB  $15
 	BL   (R10)
 	MOVD R21, left+32(FP)
+	MOVW (const_FloatAt+Float_WhenDirty)(R19), R0
+	CMPW $2, R0
+	BNE  done
+	MRS  FPSR, R0
+	MOVWU (const_FloatAt+Float_Host)(R19), R1
+	ORR  R1, R0
+	MOVW R0, (const_FloatAt+Float_Guest)(R19)
+	MSR  ZR, FPCR
+done:
 	RET
 
 // flush makes the instructions of addr to end be fetched from what was written

@@ -27,7 +27,9 @@
 //	                                frame, the way back to Enter
 //	others     free
 //
-// FPCR is zero, and must be zero again when translated code returns.
+// Translated code may leave the guest's FPCR behind; Enter clears it, as Go has it,
+// before anything else but a signal handler can run. Go's compute nothing with
+// floats.
 //
 // An arm64 CPU may run stale bytes of code that was written: whoever writes code
 // or patches a jump calls Flush for these bytes, by their address in the
@@ -36,9 +38,12 @@ package native
 
 // Float is the floating-point state of translated code.
 type Float struct {
-	Mode, WhenDirty uint32 // jit.FloatMode; MXCSR is the guest's where WhenDirty is on, 2
-	// Guest is MXCSR as translated code begins with it, and after Enter, if
-	// it was on, as it left it; Host is Go's in the meantime.
+	// Mode and WhenDirty are of jit.FloatMode; the host computes as the guest wants
+	// it where WhenDirty is on, 2.
+	Mode, WhenDirty uint32
+	// Guest is MXCSR or FPCR as translated code begins with it, and after
+	// Enter, if it was on, MXCSR or FPSR as it left that. Host is Go's MXCSR in the
+	// meantime, and on arm64 flags of FPSR that were put by, which are added.
 	Guest, Host uint32
 }
 

@@ -31,7 +31,8 @@ var guest = []int{2, 8, 10, 11, 12, 13, 14, 15, 16, 17}
 
 // context begins with guest registers, as that of a hart does.
 type context struct {
-	x     [33]uint64
+	x     [256]uint64
+	float Float
 	extra [8]uint64
 }
 
