@@ -30,7 +30,7 @@ type float uint8
 const (
 	unchecked float = iota
 	registers       // f
-	computing       // MXCSR too
+	computing       // rounding and flags too
 )
 
 // Rounding modes (Unpriv. 20.2).

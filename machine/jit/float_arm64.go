@@ -12,17 +12,17 @@ import (
 // Underflow: the host looks for tininess before it rounds, RISC-V after (ARM ARM,
 // Underflow exceptions; Unpriv. 20.3). They differ where a result is rounded up
 // to the least normal number, see tiny. What the host does differently leaves the
-// unit before rd is written, and the interpreter executes the instruction: it may
-// raise its flags again, so a unit may leave with flags raised that the guest's
+// block before rd is written, and the interpreter executes the instruction: it may
+// raise its flags again, so a block may leave with flags raised that the guest's
 // operation raises too, but with no other.
 //
-// Units touch f registers only where Mode says that they may: mstatus.FS is
+// Blocks touch f registers only where Mode says that they may: mstatus.FS is
 // Dirty, so that nothing is to be noted when one is written, and frm is a mode
-// that the host has. The first operation of a unit that rounds or raises flags
+// that the host has. The first operation of a block that rounds or raises flags
 // loads FPCR if no other did since Go entered; package native clears it.
 
-// floatUnit is what is known at the instruction at hand of the unit.
-type floatUnit struct {
+// floatBlock is what is known at the instruction at hand of the block.
+type floatBlock struct {
 	level float      // of the state that was checked
 	boxed uint32     // f registers with a boxed single
 	frm   uint8      // what frm was compared with, and equal to
@@ -35,7 +35,7 @@ type floatUnit struct {
 }
 
 // keptFloats are the f registers whose value, or lower half, the vector register
-// of the same number has too. They are written to memory at once, so that a unit
+// of the same number has too. They are written to memory at once, so that a block
 // can be left anywhere.
 type keptFloats [numKept]arm64.Size
 
@@ -56,13 +56,13 @@ type stub struct {
 	off         arm64.Label // the way to the interpreter
 	size        arm64.Size
 	result      arm64.Vec
-	checked     bool // that the unit may use floating point
+	checked     bool // that the block may use floating point
 }
 
 // forget begins a block: nothing is known of the floating-point state.
-func (f *floatUnit) forget() { *f = floatUnit{frm: noMode, stubs: f.stubs} }
+func (f *floatBlock) forget() { *f = floatBlock{frm: noMode, stubs: f.stubs} }
 
-// need checks that the unit may use floating point, and how.
+// need checks that the block may use floating point, and how.
 func (t *translator) need(l float) {
 	f := &t.fp
 	if f.level >= l {
@@ -123,7 +123,7 @@ func (t *translator) writeStubs() {
 	}
 }
 
-// interpret leaves the unit before the instruction.
+// interpret leaves the block before the instruction.
 func (t *translator) interpret() arm64.Label {
 	f := &t.fp
 	if f.out == 0 {

@@ -69,7 +69,7 @@ func knowsFloat(in *Inst) bool {
 	return in.RM <= rmm || in.RM == dyn && !integer
 }
 
-// float translates the instruction with index i of the unit.
+// float translates the instruction with index i of the block.
 func (t *translator) float(in *Inst, i int) {
 	f := &t.fp
 	f.in, f.i, f.out = in, i, 0

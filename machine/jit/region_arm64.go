@@ -66,7 +66,7 @@ type translator struct {
 	n        int // instructions of the block at hand
 	exits    []exit
 	slow     []slowAccess
-	fp       floatUnit
+	fp       floatBlock
 	version  [256]uint8  // how often each guest register was written in the block
 	leaveOff arm64.Label // leaves to the interpreter, at the Off in tmp
 
