@@ -26,7 +26,7 @@ unit: ## tests of packages
 ARM64 = GOARCH=arm64 $(GO) test -exec qemu-aarch64
 arm64:
 	$(ARM64) ./machine/jit/native ./host/codemem
-	$(ARM64) -short -run 'Lockstep[^D]|TranslatedInGo' ./machine
+	$(ARM64) -short -run 'Lockstep[^D]|Translated' ./machine ./machine/oracle
 	rm -rf bin/logs && mkdir -p bin/logs
 	for run in "$(GO) test" "$(ARM64)" "$(GO) test"; do \
 		env TANDEM_LOGS=$(CURDIR)/bin/logs $$run -count=1 -run TestAcrossHosts ./machine || exit 1; \

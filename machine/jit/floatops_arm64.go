@@ -151,9 +151,10 @@ func (t *translator) arithmetic(op riscv.Op, s arm64.Size) {
 	t.putF(s, in.Rd)
 }
 
-// ufc and leastNormal: the flag of FPSR for Underflow, and the numbers' bits.
+// ufc is FPSR's flag for Underflow.
 const ufc = 1 << 3
 
+// fraction is how many bits of a float are its fraction.
 func fraction(s arm64.Size) uint {
 	if s == arm64.S32 {
 		return 23

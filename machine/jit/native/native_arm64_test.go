@@ -266,11 +266,12 @@ var computations = []struct {
 		a.LoadSX(S16, S64, z, Mem{Base: X11, Index: X10, Mode: Indexed, Scaled: true})
 	}, func(x, y uint64) uint64 { return uint64(int16(x >> (y & 3 * 16))) }},
 	{"pair", func(a *arena) {
-		a.StorePair(S64, slot(4), x, y)
-		a.LoadPairV(S64, 6, 7, slot(4))
+		a.RRI(ADD, S64, X12, ctx, int64(slot(4).Disp))
+		a.StorePair(S64, At(X12, 0), x, y)
+		a.LoadPairV(S64, 6, 7, At(X12, 0))
 		a.VV(FNEG, S64, 7, 7)
-		a.StorePairV(S64, slot(4), 7, 6)
-		a.LoadPair(S64, X10, X11, slot(4))
+		a.StorePairV(S64, At(X12, 0), 7, 6)
+		a.LoadPair(S64, X10, X11, At(X12, 0))
 		a.RRS(EOR, S64, z, X10, X11, LSR, 1)
 	}, func(x, y uint64) uint64 { return y ^ 1<<63 ^ x>>1 }},
 	{"branches", func(a *arena) {
