@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit e2e chaos bench tools
+.PHONY: build demo test check unit arm64 e2e chaos bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -20,7 +20,17 @@ check: ## formatting and vet
 
 unit: ## tests of packages
 	$(GO) test -timeout 20m ./...
-	GOARCH=arm64 $(GO) test -exec qemu-aarch64 ./machine/jit/native
+	$(MAKE) arm64
+
+# What differs on an arm64 host, emulated; and logs go from amd64 to arm64 and back.
+ARM64 = GOARCH=arm64 $(GO) test -exec qemu-aarch64
+arm64:
+	$(ARM64) ./machine/jit/native ./host/codemem
+	$(ARM64) -short -run 'Lockstep[^D]|Translated' ./machine ./machine/oracle
+	rm -rf bin/logs && mkdir -p bin/logs
+	for run in "$(GO) test" "$(ARM64)" "$(GO) test"; do \
+		env TANDEM_LOGS=$(CURDIR)/bin/logs $$run -count=1 -run TestAcrossHosts ./machine || exit 1; \
+	done
 
 e2e: build ## the whole system on this machine: a real kernel, a real socket, a real kill
 	TANDEM=$(CURDIR)/$(BIN) $(GO) test -tags e2e -timeout 30m -v ./e2e/

@@ -67,7 +67,11 @@ func TestTranslatedInGo(t *testing.T) {
 		}
 	})
 	m := translated(t, start(), largeCache)
-	const rounds, slice = 300, 200_000
+	const slice = 200_000
+	rounds := 300
+	if testing.Short() {
+		rounds = 50
+	}
 	for i := range rounds {
 		grown := make(chan struct{})
 		go func() { // on a new stack, at some depth of it
@@ -80,7 +84,7 @@ func TestTranslatedInGo(t *testing.T) {
 	wg.Wait()
 	pprof.StopCPUProfile()
 	oracle := start()
-	oracle.Run(rounds * slice)
+	oracle.Run(event.Step(rounds * slice))
 	if m.HashAll() != oracle.HashAll() {
 		t.Errorf("%s, want %s", m.Describe(), oracle.Describe())
 	}

@@ -345,7 +345,11 @@ func TestLockstepRandom(t *testing.T) {
 	atOnce(t)
 	p := assemble(t, "fuzz")
 	const steps = 200_000
-	for seed := range uint64(9) {
+	seeds := uint64(9)
+	if testing.Short() {
+		seeds = 2
+	}
+	for seed := range seeds {
 		if native := fuzz(t, p, seed, randomCode(seed), steps); native < steps/10 {
 			t.Errorf("seed %d: only %d of %d steps were translated", seed, native, steps)
 		}

@@ -32,13 +32,19 @@ func translated(t testing.TB, m *machine.Machine, size int) *machine.Machine {
 	if !codemem.Supported() {
 		t.Skip("this host has no translator")
 	}
+	m.Translate(codeMemory(t, size))
+	return m
+}
+
+// twoViews is memory for translated code as it is in use.
+func twoViews(t testing.TB, size int) (rw []byte, rx uintptr) {
+	t.Helper()
 	code, err := codemem.New(size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { code.Close() })
-	m.Translate(code.RW, code.RX())
-	return m
+	return code.RW, code.RX()
 }
 
 // atOnce makes every block be translated before it is first executed.
@@ -182,14 +188,17 @@ func TestLockstepPrivileged(t *testing.T) {
 // small slices and large.
 func TestLockstepChaos(t *testing.T) {
 	p := assemble(t, "chaos")
-	usual := jit.HotAfter
+	hots, steps := []uint8{1, jit.HotAfter}, event.Step(chaosSteps)
+	if testing.Short() {
+		hots, steps = hots[:1], steps/8
+	}
 	atOnce(t)
-	for _, hot := range []uint8{1, usual} {
+	for _, hot := range hots {
 		jit.HotAfter = hot
 		for harts := range 3 {
 			for seed, cache := range []int{tinyCache, largeCache} {
 				l := p.lockstep(t, harts+1, cache)
-				l.drive(event.Clock{Rate: 1 << 29, Limit: chaosSteps}, chaosSteps, rand.New(rand.NewPCG(uint64(seed), 4)), 300)
+				l.drive(event.Clock{Rate: 1 << 29, Limit: steps}, steps, rand.New(rand.NewPCG(uint64(seed), 4)), 300)
 				l.used(cache == tinyCache && hot == 1)
 			}
 		}

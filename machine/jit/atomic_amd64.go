@@ -10,8 +10,6 @@ import (
 // Atomics need no lock: harts take turns. Misaligned ones never hit the TLB, so
 // that the interpreter raises their exception.
 
-func isAtomic(op riscv.Op) bool { return op >= riscv.LR_W && op <= riscv.AMOMAXU_D }
-
 // choices are the conditions under which an AMO keeps the old value.
 var choices = map[riscv.Op]amd64.Cond{
 	riscv.AMOMIN_D: amd64.LE, riscv.AMOMAX_D: amd64.GE, riscv.AMOMINU_D: amd64.BE, riscv.AMOMAXU_D: amd64.AE,

@@ -2,6 +2,8 @@
 
 package jit
 
+import "tandem/machine/jit/native"
+
 // HotAfter is how often a block is interpreted before it is translated. Tests
 // set it to 1, so that all code is translated at once.
 var HotAfter uint8 = 30
@@ -67,7 +69,7 @@ type entry struct {
 // link is a jump to another region of the page.
 type link struct {
 	target uint16
-	place  int // of its rel32
+	place  int // of the jump, as patchJump wants it
 }
 
 // sharedJump is a jump to a thunk.
@@ -81,7 +83,7 @@ type Page struct {
 	entry   [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
 	copies  [pageSize / 2]uint8  // how often an instruction was translated
 	heads   []uint16             // the offsets of entry
-	waiting map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places of their rel32
+	waiting map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places as patchJump wants them
 }
 
 const pageSize = 4096
@@ -154,6 +156,7 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 	c.Stats.Regions++
 	c.last = at
 	copy(c.rw[at:], code)
+	c.flush(at, len(code))
 	c.used = (at + len(code) + 15) &^ 15
 	for _, j := range c.tr.shared {
 		c.patch(int32(at+j.place), int32(j.thunk(&c.thunks)))
@@ -207,9 +210,11 @@ func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
 	delete(p.waiting, off)
 }
 
-// patch points the jump with its rel32 at place to an offset in the Cache.
+// patch points the jump at place to an offset in the Cache.
 func (c *Cache) patch(place, to int32) {
-	rel := to - (place + 4)
-	b := c.rw[place:]
-	b[0], b[1], b[2], b[3] = byte(rel), byte(rel>>8), byte(rel>>16), byte(rel>>24)
+	patchJump(c.rw, place, to)
+	c.flush(int(place), jumpBytes)
 }
+
+// flush makes n bytes of code be fetched as they are now.
+func (c *Cache) flush(at, n int) { native.Flush(c.base+uintptr(at), n) }

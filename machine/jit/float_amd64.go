@@ -36,15 +36,6 @@ type floatBlock struct {
 	out amd64.Label // to the interpreter, before the instruction; 0 as long as none
 }
 
-// float is how much of the floating-point state a block may use.
-type float uint8
-
-const (
-	unchecked float = iota
-	registers       // f
-	computing       // MXCSR too
-)
-
 // kept says of which f register an XMM register has the value too.
 type kept struct {
 	valid bool
@@ -69,13 +60,8 @@ const (
 	xmm2
 )
 
-func isFloat(op riscv.Op) bool { return op >= riscv.FLW && op <= riscv.FCVT_D_LU }
-
 // forget begins a block: nothing is known of the floating-point state.
 func (f *floatBlock) forget() { *f = floatBlock{frm: noMode, stubs: f.stubs} }
-
-// noMode is no rounding mode.
-const noMode = 0xff
 
 // need checks that the block may use floating point, and how.
 func (t *translator) need(l float) {
@@ -180,13 +166,6 @@ func (t *translator) rounds() {
 		f.frm = rm
 	}
 }
-
-// Rounding modes (Unpriv. 20.2).
-const (
-	rtz = 1
-	rmm = 4
-	dyn = 7
-)
 
 // Where f registers are is known only to the functions from here to putBits.
 

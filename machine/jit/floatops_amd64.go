@@ -51,15 +51,6 @@ var (
 		riscv.FCVT_D_W: {amd64.S32, false}, riscv.FCVT_D_WU: {amd64.S32, true},
 		riscv.FCVT_D_L: {amd64.S64, false}, riscv.FCVT_D_LU: {amd64.S64, true},
 	}
-	doubles = map[riscv.Op]riscv.Op{
-		riscv.FMADD_S: riscv.FMADD_D, riscv.FMSUB_S: riscv.FMSUB_D, riscv.FNMSUB_S: riscv.FNMSUB_D, riscv.FNMADD_S: riscv.FNMADD_D,
-		riscv.FADD_S: riscv.FADD_D, riscv.FSUB_S: riscv.FSUB_D, riscv.FMUL_S: riscv.FMUL_D, riscv.FDIV_S: riscv.FDIV_D, riscv.FSQRT_S: riscv.FSQRT_D,
-		riscv.FSGNJ_S: riscv.FSGNJ_D, riscv.FSGNJN_S: riscv.FSGNJN_D, riscv.FSGNJX_S: riscv.FSGNJX_D,
-		riscv.FMIN_S: riscv.FMIN_D, riscv.FMAX_S: riscv.FMAX_D, riscv.FEQ_S: riscv.FEQ_D, riscv.FLT_S: riscv.FLT_D, riscv.FLE_S: riscv.FLE_D,
-		riscv.FCLASS_S: riscv.FCLASS_D, riscv.FMV_X_W: riscv.FMV_X_D, riscv.FMV_W_X: riscv.FMV_D_X, riscv.FLW: riscv.FLD, riscv.FSW: riscv.FSD,
-		riscv.FCVT_W_S: riscv.FCVT_W_D, riscv.FCVT_WU_S: riscv.FCVT_WU_D, riscv.FCVT_L_S: riscv.FCVT_L_D, riscv.FCVT_LU_S: riscv.FCVT_LU_D,
-		riscv.FCVT_S_W: riscv.FCVT_D_W, riscv.FCVT_S_WU: riscv.FCVT_D_WU, riscv.FCVT_S_L: riscv.FCVT_D_L, riscv.FCVT_S_LU: riscv.FCVT_D_LU,
-	}
 )
 
 // asDouble is the operation on doubles that does the same, and the precision.
@@ -110,15 +101,6 @@ func (t *translator) float(in *Inst, i int) {
 	default:
 		t.arithmetic(op, s)
 	}
-}
-
-// usesRegisters reports whether an operation neither rounds nor raises flags.
-func usesRegisters(op riscv.Op) bool {
-	switch op {
-	case riscv.FLD, riscv.FSD, riscv.FMV_X_D, riscv.FMV_D_X, riscv.FSGNJ_D, riscv.FSGNJN_D, riscv.FSGNJX_D, riscv.FCLASS_D:
-		return true
-	}
-	return false
 }
 
 func (t *translator) floatLoad(s amd64.Size) {

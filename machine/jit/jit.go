@@ -15,10 +15,10 @@
 // Steps: a block counts its steps at its start and gives back what it did not
 // execute wherever it is left, so the count is exact at every way out.
 //
-// Registers: at the borders of all regions the same eight guest registers are in
-// host registers and the others in memory, so that a jump from region to region
-// moves nothing. A region with loops has a mapping of its own for what the loops
-// use most, and changes from one to the other at its borders.
+// Registers: at the borders of all regions the same guest registers, eight or
+// more, are in host registers and the others in memory, so that a jump from region
+// to region moves nothing. A region with loops has a mapping of its own for what
+// the loops use most, and changes from one to the other at its borders.
 //
 // Memory: an access compares the page of its address with the page that its base
 // register was used for last (Pairs), then looks into the TLB of the address

@@ -2,7 +2,11 @@
 
 package jit
 
-import "tandem/machine/jit/amd64"
+import (
+	"encoding/binary"
+
+	"tandem/machine/jit/amd64"
+)
 
 // slowAccess is what an access does whose page is not the one that its base
 // register was used for last; it is written behind the region.
@@ -198,4 +202,12 @@ func (c *Cache) writeThunks() {
 	t.Load(amd64.S64, tmp, t.word(l.Address))
 	t.JmpM(t.word(l.Target))
 	c.used = (copy(c.rw, t.Code) + 15) &^ 15
+}
+
+// jumpBytes is the size of what patchJump writes.
+const jumpBytes = 4
+
+// patchJump points the jump with its rel32 at place to an offset in the Cache.
+func patchJump(rw []byte, place, to int32) {
+	binary.LittleEndian.PutUint32(rw[place:], uint32(to-(place+jumpBytes)))
 }

@@ -127,6 +127,10 @@ func ends(op riscv.Op) bool {
 	return op == riscv.JAL || op == riscv.JALR || op == riscv.ECALL || op == riscv.SRET
 }
 
+func isAtomic(op riscv.Op) bool { return op >= riscv.LR_W && op <= riscv.AMOMAXU_D }
+
+func isFloat(op riscv.Op) bool { return op >= riscv.FLW && op <= riscv.FCVT_D_LU }
+
 // target is where a branch, or a jump that is no call, goes within the page.
 func target(in *Inst) (off uint16, ok bool) {
 	if riscv.FormatOf(in.Op) != riscv.FormatB && (in.Op != riscv.JAL || in.Rd != Sink) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package jit
 
@@ -23,3 +23,7 @@ func (t *translator) knows(*Inst) bool { return false }
 func (t *translator) region(uint16, uint32) ([]byte, bool) { return nil, false }
 
 func (c *Cache) writeThunks() { c.used = 0 }
+
+const jumpBytes = 0
+
+func patchJump([]byte, int32, int32) {}

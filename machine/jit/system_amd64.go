@@ -12,47 +12,6 @@ import (
 // Whatever could let an interrupt in, or needs an address space that is not at
 // hand, is left to the interpreter before anything has changed.
 
-// plainCSR is a CSR that is a word of the hart: what a write leaves out of it,
-// and whether a write is the interpreter's.
-type plainCSR struct {
-	place    int32
-	clear    int32
-	readOnly bool
-}
-
-func (t *translator) plainCSR(n riscv.CSR) (c plainCSR, ok bool) {
-	l := &t.layout
-	switch n {
-	case riscv.CSRSScratch:
-		return plainCSR{place: l.SScratch}, true
-	case riscv.CSRSEPC:
-		return plainCSR{place: l.SEPC, clear: 1}, true
-	case riscv.CSRSCause:
-		return plainCSR{place: l.SCause}, true
-	case riscv.CSRSTVal:
-		return plainCSR{place: l.STVal}, true
-	case riscv.CSRSTVec:
-		return plainCSR{place: l.STVec, readOnly: true}, true
-	}
-	return c, false
-}
-
-func isCSR(op riscv.Op) bool { return op >= riscv.CSRRW && op <= riscv.CSRRCI }
-
-// writesCSR reports whether an instruction writes its CSR (Unpriv. 6.1).
-func writesCSR(in *Inst) bool {
-	return in.Op == riscv.CSRRW || in.Op == riscv.CSRRWI || in.Rs1 != 0
-}
-
-// knowsCSR reports whether a CSR instruction has a translation.
-func (t *translator) knowsCSR(in *Inst) bool {
-	n := riscv.CSR(in.Imm)
-	if c, ok := t.plainCSR(n); ok {
-		return !c.readOnly || !writesCSR(in)
-	}
-	return n == riscv.CSRSStatus || n == riscv.CSRTime && !writesCSR(in)
-}
-
 // supervisor leaves the block unless the hart is in S-mode.
 func (t *translator) supervisor(out amd64.Label) {
 	t.MI(amd64.CMP, amd64.S8, t.word(t.layout.Priv), int32(riscv.Supervisor))
@@ -102,13 +61,6 @@ func (t *translator) operand(in *Inst, to amd64.Reg) {
 	}
 	t.copy(to, in.Rs1)
 }
-
-// Bits of sstatus that a write changes, and that a read shows (Priv. 10.1.1).
-const (
-	statusWrite = int32(riscv.StatusSIE | riscv.StatusSPIE | riscv.StatusSPP | riscv.StatusFS | riscv.StatusSUM | riscv.StatusMXR)
-	statusRead  = uint64(statusWrite) | riscv.StatusSD
-	userXLEN    = uint64(2) << 32
-)
 
 // status translates an access to sstatus. old is in tmp, new in tmp2, and what
 // changes in tmp3.

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include "go_asm.h"
 #include "textflag.h"
 
-// The places of guest registers r and r+1 in a Context, which begins with them.
-#define X(r) ((r)*8)(R19)
-
 // The frame is that of any function that calls: the assembler keeps R30 in it,
-// and R29, which translated code leaves alone, below it. No other register of Go's is in use across a call of
-// assembly but R28 and R18, and translated code has neither.
+// and R29, which translated code leaves alone, below it. No other register of
+// Go's is in use across a call of assembly but R28 and R18, and translated code
+// has neither.
 //
 // The goroutine may have come to another thread since the code was written and
 // Flush was called: ISB makes this one fetch what that left in memory.
@@ -18,21 +17,18 @@ TEXT ·enter(SB), 0, $0-40
 	MOVD ctx+8(FP), R19
 	MOVD tlb+16(FP), R20
 	MOVD steps+24(FP), R21
-	MOVD X(2), R0
-	MOVD X(8), R1
-	LDP  X(10), (R2, R3)
-	LDP  X(12), (R4, R5)
-	LDP  X(14), (R6, R7)
-	LDP  X(16), (R8, R9)
 	ISB  $15
 	BL   (R10)
-	MOVD R0, X(2)
-	MOVD R1, X(8)
-	STP  (R2, R3), X(10)
-	STP  (R4, R5), X(12)
-	STP  (R6, R7), X(14)
-	STP  (R8, R9), X(16)
 	MOVD R21, left+32(FP)
+	MOVW (const_FloatAt+Float_WhenDirty)(R19), R0
+	CMPW $2, R0
+	BNE  done
+	MRS  FPSR, R0
+	MOVWU (const_FloatAt+Float_Host)(R19), R1
+	ORR  R1, R0
+	MOVW R0, (const_FloatAt+Float_Guest)(R19)
+	MSR  ZR, FPCR
+done:
 	RET
 
 // flush makes the instructions of addr to end be fetched from what was written

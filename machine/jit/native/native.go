@@ -13,8 +13,7 @@
 //	RBX        Context
 //	R15        steps left
 //	R14        base of the TLB arrays of the address space
-//	RSI RDI R8 R9 R10 R11 R12 R13   guest registers, in the order of Fixed
-//	RAX RCX RDX                     scratch, and so are all XMM registers
+//	others     free, but for the stack pointer
 //
 // Translated code may leave the guest's MXCSR behind; Enter restores Go's before
 // anything else can run. Signal handlers have one of their own.
@@ -24,13 +23,13 @@
 //	R19        Context
 //	R20        base of the TLB arrays of the address space
 //	R21        steps left
-//	R0 R1 R2 to R9                  guest registers x2, x8, x10 to x17
-//	R10 to R17, R22 to R27          scratch
 //	R18 R28 R29 R30, stack pointer  not to be touched: the platform's, the goroutine, its
 //	                                frame, the way back to Enter
+//	others     free
 //
-// All vector registers are scratch as well. FPCR is zero, and must be zero again
-// when translated code returns.
+// Translated code may leave the guest's FPCR behind; Enter clears it, as Go has it,
+// before anything else but a signal handler can run. Go's compute nothing with
+// floats.
 //
 // An arm64 CPU may run stale bytes of code that was written: whoever writes code
 // or patches a jump calls Flush for these bytes, by their address in the
@@ -39,9 +38,12 @@ package native
 
 // Float is the floating-point state of translated code.
 type Float struct {
-	Mode, WhenDirty uint32 // jit.FloatMode; MXCSR is the guest's where WhenDirty is on, 2
-	// Guest is MXCSR as translated code begins with it, and after Enter, if
-	// it was on, as it left it; Host is Go's in the meantime.
+	// Mode and WhenDirty are of jit.FloatMode; the host computes as the guest wants
+	// it where WhenDirty is on, 2.
+	Mode, WhenDirty uint32
+	// Guest is MXCSR or FPCR as translated code begins with it, and after
+	// Enter, if it was on, MXCSR or FPSR as it left that. Host is Go's MXCSR in the
+	// meantime, and on arm64 flags of FPSR that were put by, which are added.
 	Guest, Host uint32
 }
 

@@ -26,12 +26,13 @@ const (
 	steps = X21
 )
 
-// guest are the guest registers that X0 to X9 hold.
+// guest are the guest registers that the code of tests has in X0 to X9.
 var guest = []int{2, 8, 10, 11, 12, 13, 14, 15, 16, 17}
 
 // context begins with guest registers, as that of a hart does.
 type context struct {
-	x     [33]uint64
+	x     [256]uint64
+	float Float
 	extra [8]uint64
 }
 
@@ -57,13 +58,29 @@ func newArena(t *testing.T) *arena {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	return &arena{Memory: m}
+	a := &arena{Memory: m}
+	begin(&a.Asm)
+	return a
+}
+
+// begin loads the guest's registers, and end stores them.
+func begin(a *Asm) {
+	for i, r := range guest {
+		a.Load(S64, Reg(i), At(ctx, int32(r)*8))
+	}
+}
+
+func end(a *Asm) {
+	for i, r := range guest {
+		a.Store(S64, At(ctx, int32(r)*8), Reg(i))
+	}
+	a.Ret()
 }
 
 // finish makes the code that was written callable.
 func (a *arena) finish(t *testing.T) uintptr {
 	t.Helper()
-	a.Ret()
+	end(&a.Asm)
 	if err := a.Asm.Finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,11 +89,11 @@ func (a *arena) finish(t *testing.T) uintptr {
 	a.used += (n + 63) &^ 63
 	Flush(at, n)
 	a.Asm.Reset()
+	begin(&a.Asm)
 	return at
 }
 
-// Enter brings the guest's registers, context, TLB and steps to translated code,
-// and what it made of them back; of the other guest registers none changes.
+// Enter brings context, TLB and steps to translated code, and the steps left back.
 func TestEnter(t *testing.T) {
 	a := newArena(t)
 	for i := range guest {
@@ -249,11 +266,12 @@ var computations = []struct {
 		a.LoadSX(S16, S64, z, Mem{Base: X11, Index: X10, Mode: Indexed, Scaled: true})
 	}, func(x, y uint64) uint64 { return uint64(int16(x >> (y & 3 * 16))) }},
 	{"pair", func(a *arena) {
-		a.StorePair(S64, slot(4), x, y)
-		a.LoadPairV(S64, 6, 7, slot(4))
+		a.RRI(ADD, S64, X12, ctx, int64(slot(4).Disp))
+		a.StorePair(S64, At(X12, 0), x, y)
+		a.LoadPairV(S64, 6, 7, At(X12, 0))
 		a.VV(FNEG, S64, 7, 7)
-		a.StorePairV(S64, slot(4), 7, 6)
-		a.LoadPair(S64, X10, X11, slot(4))
+		a.StorePairV(S64, At(X12, 0), 7, 6)
+		a.LoadPair(S64, X10, X11, At(X12, 0))
 		a.RRS(EOR, S64, z, X10, X11, LSR, 1)
 	}, func(x, y uint64) uint64 { return y ^ 1<<63 ^ x>>1 }},
 	{"branches", func(a *arena) {
@@ -397,14 +415,14 @@ func TestFlush(t *testing.T) {
 		}
 		patch := a.BPatch()
 		a.MovImm(X2, 0)
-		end := len(a.Code)
-		a.Ret()
+		to := len(a.Code)
+		end(&a)
 		copy(memory[at:], a.Code)
 		Flush(base+uintptr(at), len(a.Code))
 		if Enter(base+uintptr(at), unsafe.Pointer(c), nil, 0); c.x[10] != 0 {
 			t.Fatalf("round %d: %d before the patch", round, c.x[10])
 		}
-		if !PatchB(memory, Patch(at)+patch, at+end) {
+		if !PatchB(memory, Patch(at)+patch, at+to) {
 			t.Fatal("patch refused")
 		}
 		Flush(base+uintptr(at)+uintptr(patch), 4)

@@ -12,12 +12,15 @@
 #define CLEAN (2<<13)
 #define DIRTY FS
 #define NX 1
+#define UF 2
 #define DZ 8
 #define NV 16
 
 /* TURN sets FS; LEFT checks what it has become, and SD with it. */
 #define TURN(fs) li t0, FS; csrc sstatus, t0; li t0, fs; csrs sstatus, t0;
 #define LEFT(fs, sd) csrr t0, sstatus; srli t1, t0, 63; CHECK(t1, sd); li t1, FS; and t0, t0, t1; CHECK(t0, fs)
+/* FLAGS checks and clears fflags. */
+#define FLAGS(flags) fsflags t0, zero; CHECK(t0, flags)
 #define BITS(reg, value) fmv.x.d t0, reg; CHECK(t0, value)
 
 main:
@@ -128,6 +131,51 @@ main:
 	fsgnjn.d fa4, ft0, ft7
 	fadd.d	fa4, fa4, ft0
 	BITS(fa4, 0)
+
+	/* Tiny or not is seen after rounding (Unpriv. 20.3). */
+	li	t2, 0x1e30000000000000		/* 2^-540 */
+	fmv.d.x	fa5, t2
+	li	t2, 0x0010000000000000		/* 2^-1022, the least normal number */
+	fmv.d.x	fa6, t2
+	li	t2, 0x3fefffffffffffff		/* 1 - 2^-53 */
+	fmv.d.x	fa7, t2
+	fsflags	zero
+	fnmsub.d fa4, fa5, fa5, fa6		/* 2^-1022 - 2^-1080, rounded up to 2^-1022 */
+	BITS(fa4, 0x0010000000000000)
+	FLAGS(NX)
+	fsrmi	2
+	fnmsub.d fa4, fa5, fa5, fa6
+	fsrmi	0
+	BITS(fa4, 0x000fffffffffffff)
+	FLAGS(UF|NX)
+	fmul.d	fa4, fa6, fa7			/* to 2^-1022 from a number that is none with more exponents */
+	BITS(fa4, 0x0010000000000000)
+	FLAGS(UF|NX)
+	fmul.d	fa4, fa6, fa6
+	BITS(fa4, 0)
+	FLAGS(UF|NX)
+	fmul.d	fa4, fa6, ft7
+	FLAGS(UF|NX)
+	fdiv.d	fa4, fa6, ft0
+	fnmsub.d fa4, fa5, fa5, fa6
+	FLAGS(UF|NX)				/* of the quotient, in the same unit */
+	fnmsub.d fa4, fa5, fa5, fa6
+	fnmsub.d fa4, fa5, fa5, fa6
+	fadd.d	fa4, fa4, fa4
+	fsub.d	fa4, fa6, fa6
+	FLAGS(NX)
+	li	t2, 0x380ffffffff80000		/* 2^-126 - 2^-160 */
+	fmv.d.x	fa5, t2
+	fcvt.s.d fa4, fa5
+	BITS(fa4, 0xffffffff00800000)
+	FLAGS(NX)
+	li	t2, 0x3f7fffff
+	fmv.w.x	fa5, t2
+	fmul.s	fa4, fa4, fa5
+	BITS(fa4, 0xffffffff00800000)
+	FLAGS(UF|NX)
+	fdiv.s	fa4, fa4, fa4
+	FLAGS(0)
 
 	/* Over the end of a page. */
 	la	a2, area + 4096 - 4
