@@ -75,6 +75,7 @@ type translator struct {
 	links     []link
 	shared    []sharedJump
 	sites     []site
+	pieces    []piece
 	firstSite uint32
 }
 
@@ -109,6 +110,7 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 	t.Reset()
 	t.exits, t.slow, t.entries, t.links = t.exits[:0], t.slow[:0], t.entries[:0], t.links[:0]
 	t.shared, t.sites, t.firstSite = t.shared[:0], t.sites[:0], firstSite
+	t.pieces = t.pieces[:0]
 	t.assignHomes()
 	t.leaveOff = t.NewLabel()
 	t.fp.stubs = t.fp.stubs[:0]
@@ -117,11 +119,13 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 		blocks[i].label = int(t.NewLabel())
 	}
 	for i := range blocks {
+		t.pieces = append(t.pieces, piece{blocks[i].off, len(t.Code), false})
 		t.block(&blocks[i])
 		if b := &blocks[i]; b.goesOn() && (i+1 == len(blocks) || blocks[i+1].off != b.end()) {
 			t.goTo(b.end())
 		}
 	}
+	t.pieces = append(t.pieces, piece{head, len(t.Code), true})
 	t.writeStubs()
 	t.writeSlow()
 	t.writeExits()

@@ -50,6 +50,18 @@ main:
 	CHECK(a0, DZ)			/* through off and on */
 	LEFT(CLEAN, 0)
 
+	/* Rounding modes that do not exist, whether or not something is rounded. */
+	TURN(DIRTY)
+	fadd.d	ft2, ft2, ft1
+	TRAPS(ILLEGAL, .word 0xd2005053)
+	TRAPS(ILLEGAL, .word 0xd2106053)
+	TRAPS(ILLEGAL, .word 0x42005053)
+	TRAPS(ILLEGAL, .word 0xc2206053)
+	TRAPS(ILLEGAL, .word 0xc2005053)
+	TRAPS(ILLEGAL, .word 0x2105053)
+	TRAPS(ILLEGAL, .word 0xd0206053)
+	TURN(CLEAN)
+
 	/* What writes is noted, and nothing else. */
 	la	a1, area
 	fsd	ft2, 0(a1)
