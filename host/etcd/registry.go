@@ -341,12 +341,15 @@ func (c *Client) DropCopy(ctx context.Context, vm, node string) error {
 	return err
 }
 
-// Claim reads a VM's newest claim.
-func (c *Client) Claim(ctx context.Context, vm string) (Claim, error) {
+// TakeEpoch claims an epoch for nobody, so that no copy of an older one can go on.
+func (c *Client) TakeEpoch(ctx context.Context, vm string, epoch uint64, token string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	cur, _, err := c.claim(ctx, vm)
-	return cur, err
+	won, cur, err := c.tryClaim(ctx, vm, Claim{Epoch: epoch, Owner: token, Node: c.cfg.Node})
+	if err == nil && !won {
+		err = fmt.Errorf("epoch %d is owned by %s: %w", cur.Epoch, cur.Owner, ErrChanged)
+	}
+	return err
 }
 
 // Heartbeat is a node's lease: while it is renewed the node is heard.
