@@ -52,7 +52,11 @@ func createCommand() *cobra.Command {
 			for _, z := range []struct {
 				flag, text string
 				to         func(uint64)
-			}{{"memory", memory, func(n uint64) { s.Memory = int64(n) }}, {"disk-size", diskSize, func(n uint64) { s.DiskSize = n }}} {
+			}{{"memory", memory, func(n uint64) { s.Memory = int64(n) }}, {"disk-size", diskSize, func(n uint64) {
+				for range s.Disks {
+					s.Sizes = append(s.Sizes, n)
+				}
+			}}} {
 				if z.text == "" {
 					continue
 				}

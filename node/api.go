@@ -19,6 +19,7 @@ import (
 	"tandem/cluster"
 	"tandem/host/certs"
 	"tandem/host/etcd"
+	"tandem/host/nbd"
 )
 
 // Socket is the name of the API's socket in the run folder. Who may open it may do
@@ -382,6 +383,9 @@ func (n *Node) postVM(r *http.Request) (any, error) {
 	if err := check(q); err != nil {
 		return nil, failure{400, err}
 	}
+	if err := measure(r.Context(), &q.Spec); err != nil {
+		return nil, failure{400, err}
+	}
 	c, s, err := n.look(r.Context())
 	if err != nil {
 		return nil, err
@@ -400,6 +404,22 @@ func (n *Node) postVM(r *http.Request) (any, error) {
 	}
 	n.event(r.Context(), c, v.Name, "asked", 0, "created; FT %v, started %v", q.FT, q.Start)
 	return v, nil
+}
+
+// measure asks for the sizes of disks: once a VM is protected, its disks answer to
+// the owner of its epoch only.
+func measure(ctx context.Context, s *etcd.Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, url := range s.Disks[min(len(s.Sizes), len(s.Disks)):] {
+		d, err := nbd.Dial(ctx, url, 0, func() {})
+		if err != nil {
+			return fmt.Errorf("%w; see that tandem store runs and is reached, or say how large the disks are", err)
+		}
+		s.Sizes = append(s.Sizes, d.Size())
+		d.Close()
+	}
+	return nil
 }
 
 // check validates what an operator gave. What only a host can know, its node finds.

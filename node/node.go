@@ -326,7 +326,7 @@ func (n *Node) lost(err error) {
 
 // count looks after the members of etcd: how many have a vote, and where they are.
 func (n *Node) count(ctx context.Context, c *etcd.Client, now time.Time) {
-	if now.Sub(n.counted) < 5*time.Second {
+	if now.Sub(n.counted) < beatEvery {
 		return
 	}
 	n.counted = now

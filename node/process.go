@@ -245,10 +245,10 @@ func (p *process) arguments(n *Node, s etcd.Spec) []string {
 			args = append(args, "--"+f.name, f.value)
 		}
 	}
-	if s.DiskSize > 0 {
-		args = append(args, "--disk-size", strconv.FormatUint(s.DiskSize, 10))
-	}
-	for _, d := range s.Disks {
+	for i, d := range s.Disks {
+		if i < len(s.Sizes) {
+			d += fmt.Sprintf(",size=%d", s.Sizes[i])
+		}
 		args = append(args, "--disk", d)
 	}
 	return args

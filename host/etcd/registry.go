@@ -61,7 +61,7 @@ type Spec struct {
 	CPUs     int      `json:"cpus"`
 	Memory   int64    `json:"memory"` // bytes
 	Disks    []string `json:"disks,omitempty"`
-	DiskSize uint64   `json:"disk_size,omitempty"` // bytes, if the server may not be asked
+	Sizes    []uint64 `json:"disk_sizes,omitempty"` // bytes, as a protected disk tells them to its owner only
 	Network  string   `json:"network,omitempty"`
 	Terminal string   `json:"terminal,omitempty"`
 	Engine   string   `json:"engine,omitempty"`

@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -157,14 +158,9 @@ func (c *Client) AddMember(ctx context.Context, name, peer string) (members stri
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*patience)
-	defer cancel()
-	resp, err := c.c.MemberAddAsLearner(ctx, []string{peer})
-	if errors.Is(err, rpctypes.ErrTooManyLearners) {
-		return "", errors.New("another host is joining at this moment: try again when it is done")
-	}
+	resp, err := c.addLearner(ctx, peer)
 	if err != nil {
-		return "", fmt.Errorf("etcd: add %s: %w", peer, err)
+		return "", err
 	}
 	var all []string
 	for _, m := range resp.Members {
@@ -179,6 +175,29 @@ func (c *Client) AddMember(ctx context.Context, name, peer string) (members stri
 		}
 	}
 	return strings.Join(all, ","), nil
+}
+
+// addTime is how long a new member waits for the one before it: etcd wants to have
+// heard that for five seconds.
+const addTime = 20 * time.Second
+
+func (c *Client) addLearner(ctx context.Context, peer string) (*clientv3.MemberAddResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, addTime)
+	defer cancel()
+	for {
+		resp, err := c.c.MemberAddAsLearner(ctx, []string{peer})
+		if err == nil {
+			return resp, nil
+		}
+		if !errors.Is(err, rpctypes.ErrTooManyLearners) && !errors.Is(err, rpctypes.ErrUnhealthy) {
+			return nil, fmt.Errorf("etcd: add %s: %w", peer, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("etcd: add %s: %w; see that all members run, and that no other host is joining at this moment", peer, err)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // Promote gives a member a vote, once it has caught up.
