@@ -341,6 +341,14 @@ func TestCluster(t *testing.T) {
 	if v := l.vm(third, "web"); v.Primary.Node != before.Backup.Node {
 		t.Errorf("the primary is on %s, want %s: nobody asked it to move", v.Primary.Node, before.Backup.Node)
 	}
+	// Then the primary's: the roles change under the client, and a new backup follows.
+	l.ask(third, "cluster", "restore", third)
+	l.ask(third, "cluster", "evacuate", before.Backup.Node)
+	l.until("the primary has moved", time.Minute, func() bool {
+		write(200 * time.Millisecond)
+		v := l.vm(third, "web")
+		return v.Protected && v.Primary.Node == victim && v.Backup.Node == third
+	})
 	l.ask(third, "ft", "disable", "web")
 	l.until("no backup", time.Minute, func() bool { v := l.vm(third, "web"); return v.Backup == nil })
 	write(time.Second)

@@ -24,15 +24,8 @@ const (
 	// lastWords is how long a copy that a newer epoch left behind may take to notice.
 	lastWords = 5 * time.Second
 	// doneTime is how long what was asked of a process may take to show.
-	doneTime = 10 * time.Second
+	doneTime = 2 * time.Second
 )
-
-// mover is what moves roles between running copies; a replica's control socket has
-// it from the version on that can.
-type mover interface {
-	Switch() error // the backup becomes the primary
-	Detach() error // the backup ends
-}
 
 // report tells etcd what our processes do, if that has changed.
 func (n *Node) report(ctx context.Context, c *etcd.Client, s *etcd.Snapshot) {
@@ -107,7 +100,7 @@ func (n *Node) settle(ctx context.Context, c *etcd.Client, s *etcd.Snapshot) {
 func (n *Node) conclude(s *etcd.Snapshot, v etcd.VM, st etcd.State, p *process) (etcd.State, string) {
 	cl := s.Claims[v.Name]
 	switch {
-	case p.Role == rolePrimary && !p.alive && !p.failed && p.Epoch == st.Epoch && p.result.End != control.EndOff && p.ended.Sub(p.Began) < brief:
+	case p.Role == rolePrimary && !p.alive && !p.failed && p.Epoch == st.Epoch && !left(p, cl) && p.result.End != control.EndOff && p.ended.Sub(p.Began) < brief:
 		blame(&st, n.set.Name)
 		return st, fmt.Sprintf("the start on %s failed: %s", n.set.Name, p.result.Why)
 	case cl.Owner != p.Token || !p.alive:
@@ -188,25 +181,46 @@ func (n *Node) do(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, a clust
 	case cluster.StopBackup, cluster.MigrateBackup:
 		return n.withdraw(ctx, c, s, a, p)
 	case cluster.SwapRoles:
-		m, can := any(p.client).(mover)
-		if !can {
-			return errors.New("this version's replicas can't change roles: stop the VM and start it elsewhere")
-		}
-		n.busy(a)
-		if err := m.Switch(); err != nil {
-			delete(n.doing, a.VM)
-			return err
-		}
+		n.command(a, p.client.Switch)
 		return nil
 	case cluster.PowerOff:
-		n.busy(a)
-		return p.client.PowerOff()
+		n.command(a, p.client.PowerOff)
+		return nil
 	}
 	return fmt.Errorf("unknown action %v", a.Kind)
 }
 
-// busy keeps Plan from asking again at once for what no copy shows.
-func (n *Node) busy(a cluster.Action) { n.doing[a.VM] = doing{a.Kind, time.Now().Add(doneTime)} }
+// answered is what came of a command to a replica.
+type answered struct {
+	action cluster.Action
+	err    error
+}
+
+// command tells a replica to do something that may take a while; the loop goes on, and
+// Plan asks for nothing else meanwhile.
+func (n *Node) command(a cluster.Action, f func() error) {
+	n.doing[a.VM] = doing{a.Kind, time.Now().Add(time.Minute)}
+	n.wg.Go(func() {
+		n.answers <- answered{a, f()}
+		n.kick()
+	})
+}
+
+// hear takes the answers of commands. What was done shows in a copy after a moment.
+func (n *Node) hear(ctx context.Context, c *etcd.Client) {
+	for {
+		select {
+		case r := <-n.answers:
+			n.doing[r.action.VM] = doing{r.action.Kind, time.Now().Add(doneTime)}
+			if r.err != nil {
+				delete(n.doing, r.action.VM)
+				n.complain(ctx, c, r.action.VM, fmt.Sprintf("%s: %v", r.action, r.err))
+			}
+		default:
+			return
+		}
+	}
+}
 
 func newToken() string { return rand.Text() }
 
@@ -252,17 +266,16 @@ func (n *Node) order(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, a cl
 	return c.SaveState(ctx, s, a.VM, st)
 }
 
-// withdraw takes an order back. A replica that can lets its backup go in order; the
-// node that obeyed ends what is left of it.
+// withdraw takes an order back: the primary lets its backup go in order, and the node
+// that obeyed ends what is left of it.
 func (n *Node) withdraw(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, a cluster.Action, p *process) error {
-	if m, can := any(p.client).(mover); can && (p.status.State == "Protected" || p.status.State == "Syncing") {
-		if err := m.Detach(); err != nil {
-			return err
-		}
-	}
 	st := s.States[a.VM]
 	st.Backup = nil
-	return c.SaveState(ctx, s, a.VM, st)
+	err := c.SaveState(ctx, s, a.VM, st)
+	if err == nil && (p.status.State == "Protected" || p.status.State == "Syncing") {
+		n.command(a, p.client.Detach)
+	}
+	return err
 }
 
 // forget removes a VM. Without proof that its copies have ended the next epoch is

@@ -20,7 +20,8 @@
 //   - CloneBackup: the owner writes an order (etcd.Backup) with the token of the
 //     process to be. The other node obeys: it starts `tandem replica backup`, which
 //     dials the primary. An order is obeyed once.
-//   - StopBackup: the order is withdrawn; the node that obeyed ends the process.
+//   - StopBackup: the order is withdrawn and the primary told to detach; the node that
+//     obeyed ends what is left.
 //   - MigrateBackup: the backup is stopped; the next plan clones a new one elsewhere.
 //   - SwapRoles, and the second step of MigratePrimary: the primary is told to hand over.
 //
@@ -102,6 +103,7 @@ type Node struct {
 	voters   int
 	counted  time.Time
 	doing    map[string]doing
+	answers  chan answered
 	said     map[string]string // last trouble told of each VM
 	stopFunc context.CancelFunc
 	wg       sync.WaitGroup
@@ -121,7 +123,7 @@ func New(opt Options) (*Node, error) {
 		}
 	}
 	n := &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, seen: map[string]hostSeen{},
-		doing: map[string]doing{}, said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}
+		doing: map[string]doing{}, answers: make(chan answered, 1000), said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}
 	set, err := loadSettings(opt.State)
 	if err != nil {
 		return nil, err
@@ -285,6 +287,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 		n.follow(s, cluster.Decision{}, cluster.Observed{})
 		return
 	}
+	n.hear(ctx, c)
 	n.report(ctx, c, s)
 	n.settle(ctx, c, s)
 	n.seeHosts(s, now)

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -129,28 +130,35 @@ func (n *Node) poll() (moved bool) {
 		list = append(list, p)
 	}
 	n.mu.Unlock()
+	var asked sync.WaitGroup
 	for _, p := range list {
-		if !p.alive {
-			continue
+		if p.alive {
+			asked.Go(func() { n.inspect(p, &moved) })
 		}
-		var st control.Status
-		err := errors.New("not asked")
-		start, is := startTime(p.PID)
-		if is = is && start == p.Start; is {
-			st, err = p.client.Status()
-		}
-		n.mu.Lock()
-		switch {
-		case !is:
-			p.alive, p.ended, moved = false, time.Now(), true
-			p.result = control.LoadResult(p.file("result.json"))
-		case err == nil:
-			moved = moved || st.State != p.status.State || st.Epoch != p.status.Epoch
-			p.status = st
-		}
-		n.mu.Unlock()
 	}
+	asked.Wait()
 	return moved
+}
+
+// inspect looks at one process; one that was stopped takes its time.
+func (n *Node) inspect(p *process, moved *bool) {
+	start, is := startTime(p.PID)
+	is = is && start == p.Start
+	var st control.Status
+	err := errors.New("not asked")
+	if is {
+		st, err = p.client.Status()
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case !is:
+		p.alive, p.ended, *moved = false, time.Now(), true
+		p.result = control.LoadResult(p.file("result.json"))
+	case err == nil:
+		*moved = *moved || st.State != p.status.State || st.Epoch != p.status.Epoch
+		p.status = st
+	}
 }
 
 // copyRecord is a process as etcd is told of it.
@@ -282,7 +290,7 @@ func (p *process) kill() error {
 }
 
 // told are the kinds of a replica's events that are worth keeping.
-var told = map[string]bool{"state": true, "live": true, "restarted": true, "trouble": true, "exit": true, "operated": true}
+var told = map[string]bool{"state": true, "live": true, "restarted": true, "trouble": true, "exit": true, "operation": true}
 
 // carryEvents takes what replicas wrote to etcd. The offset is written down after,
 // and the same event entered twice is one.
