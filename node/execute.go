@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"tandem/cluster"
@@ -237,7 +238,12 @@ func (n *Node) startPrimary(ctx context.Context, c *etcd.Client, s *etcd.Snapsho
 		return err
 	}
 	p := &process{Token: newToken(), Role: rolePrimary, Epoch: st.Epoch}
-	return n.start(ctx, c, v, p, "--epoch", fmt.Sprint(st.Epoch))
+	err := n.start(ctx, c, v, p, "--epoch", fmt.Sprint(st.Epoch))
+	if err != nil && n.procs[v.Name] != p { // not even begun: nothing will end and tell
+		blame(&st, n.set.Name)
+		return errors.Join(err, c.SaveState(ctx, s, v.Name, st))
+	}
+	return err
 }
 
 // clear makes room for a new copy of a VM: one that a newer epoch has left behind is
@@ -291,8 +297,14 @@ func (n *Node) forget(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, a c
 
 // obey starts the backups that others ordered here, and ends copies that nobody needs.
 func (n *Node) obey(ctx context.Context, c *etcd.Client, s *etcd.Snapshot) {
-	for _, p := range n.procs {
+	for vm, p := range n.procs {
 		n.endStale(s, p)
+		if _, wanted := s.VM(vm); !wanted && !p.alive && time.Since(p.ended) > lastWords {
+			os.RemoveAll(p.dir)
+			n.mu.Lock()
+			delete(n.procs, vm)
+			n.mu.Unlock()
+		}
 	}
 	for _, v := range s.VMs {
 		b, cl := s.States[v.Name].Backup, s.Claims[v.Name]
@@ -324,14 +336,10 @@ func (n *Node) startBackup(ctx context.Context, c *etcd.Client, s *etcd.Snapshot
 	return nil
 }
 
-// endStale ends a copy that a newer epoch has left behind and that does not notice
-// (it may have been stopped), and a backup whose order was taken back.
+// endStale ends a copy that can't go on and does not notice (it may have been stopped).
 func (n *Node) endStale(s *etcd.Snapshot, p *process) {
-	cl, st := s.Claims[p.VM], s.States[p.VM]
-	dropped := p.Role == roleBackup && p.Token != cl.Owner && cl.Epoch+1 == p.Epoch &&
-		(st.Backup == nil || st.Backup.Token != p.Token || st.Backup.Over != "")
 	switch now := time.Now(); {
-	case !p.alive || !left(p, cl) && !dropped:
+	case !p.alive || !useless(s, p):
 		p.stale = time.Time{}
 	case p.stale.IsZero():
 		p.stale = now
@@ -340,4 +348,23 @@ func (n *Node) endStale(s *etcd.Snapshot, p *process) {
 			n.opt.Log.Warn("a replica could not be ended", "vm", p.VM, "pid", p.PID, "err", err)
 		}
 	}
+}
+
+// useless reports a copy that a newer epoch has left behind, a backup whose order was
+// taken back, and one that could not go on yet when its primary went.
+func useless(s *etcd.Snapshot, p *process) bool {
+	cl := s.Claims[p.VM]
+	if left(p, cl) {
+		return true
+	}
+	if p.Role != roleBackup || p.Token == cl.Owner || cl.Epoch+1 != p.Epoch {
+		return false
+	}
+	if b := s.States[p.VM].Backup; b == nil || b.Token != p.Token || b.Over != "" {
+		return true
+	}
+	primary := s.Copies[p.VM][cl.Node]
+	_, heard := s.Alive[cl.Node]
+	gone := !heard || primary.Token == cl.Owner && !primary.Alive
+	return gone && (p.status.State == "" || p.status.State == "Receiving")
 }

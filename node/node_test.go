@@ -279,3 +279,46 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// A copy is ended only if it can never go on: one that could is left alone, whatever
+// else is lost.
+func TestUseless(t *testing.T) {
+	order := etcd.Backup{Host: "b", Token: "B", Owner: "P", Epoch: 3}
+	over := order
+	over.Over = "lost"
+	claim := etcd.Claim{Epoch: 3, Owner: "P", Node: "a"}
+	alive := etcd.Copy{Token: "P", Alive: true}
+	for _, c := range []struct {
+		name        string
+		p           process
+		state       string
+		claim       etcd.Claim
+		order       *etcd.Backup
+		primary     etcd.Copy
+		unheard, is bool
+	}{
+		{"owner", process{Token: "P", Role: rolePrimary, Epoch: 3}, "Solo", claim, nil, alive, false, false},
+		{"start under way", process{Token: "N", Role: rolePrimary, Epoch: 4}, "", claim, nil, alive, false, false},
+		{"primary that lost the claim", process{Token: "O", Role: rolePrimary, Epoch: 2}, "Protected", claim, nil, alive, false, true},
+		{"start that came second", process{Token: "O", Role: rolePrimary, Epoch: 3}, "", claim, nil, alive, false, true},
+		{"backup", process{Token: "B", Role: roleBackup, Epoch: 4}, "Replaying", claim, &order, alive, false, false},
+		{"backup in the making", process{Token: "B", Role: roleBackup, Epoch: 4}, "Receiving", claim, &order, alive, false, false},
+		{"backup that goes live", process{Token: "B", Role: roleBackup, Epoch: 4}, "Draining", claim, &order, alive, true, false},
+		{"backup that went live", process{Token: "B", Role: roleBackup, Epoch: 4}, "Solo", etcd.Claim{Epoch: 4, Owner: "B", Node: "b"}, &order, alive, true, false},
+		{"backup without a primary to clone", process{Token: "B", Role: roleBackup, Epoch: 4}, "Receiving", claim, &order, alive, true, true},
+		{"backup of a dead primary", process{Token: "B", Role: roleBackup, Epoch: 4}, "", claim, &order, etcd.Copy{Token: "P"}, false, true},
+		{"order withdrawn", process{Token: "B", Role: roleBackup, Epoch: 4}, "Replaying", claim, nil, alive, false, true},
+		{"order over", process{Token: "B", Role: roleBackup, Epoch: 4}, "Receiving", claim, &over, alive, false, true},
+		{"lost by its primary", process{Token: "B", Role: roleBackup, Epoch: 4}, "Replaying", etcd.Claim{Epoch: 4, Owner: "P", Node: "a"}, &order, alive, false, true},
+	} {
+		c.p.VM, c.p.status.State = "vm", c.state
+		s := &etcd.Snapshot{Claims: map[string]etcd.Claim{"vm": c.claim}, States: map[string]etcd.State{"vm": {Backup: c.order}},
+			Copies: map[string]map[string]etcd.Copy{"vm": {"a": c.primary}}, Alive: map[string]etcd.Alive{"a": {}}}
+		if c.unheard {
+			delete(s.Alive, "a")
+		}
+		if got := useless(s, &c.p); got != c.is {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
