@@ -230,19 +230,15 @@ func (n *Node) look(ctx context.Context) (*etcd.Client, *etcd.Snapshot, error) {
 	return c, s, err
 }
 
-// planned returns the newest plan, and what it was made from.
-func (n *Node) planned() (cluster.Decision, cluster.Observed) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.decision, n.observed
-}
-
 func (n *Node) getNodes(r *http.Request) (any, error) {
 	_, s, err := n.look(r.Context())
 	if err != nil {
 		return nil, err
 	}
-	d, _ := n.planned()
+	d, _, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
 	list := []NodeInfo{}
 	for _, h := range s.Nodes {
 		a, up := s.Alive[h.Name]
@@ -327,8 +323,9 @@ func (n *Node) deleteNode(r *http.Request) (any, error) {
 	return struct{}{}, c.RemoveNode(r.Context(), s, name)
 }
 
-func (n *Node) info(s *etcd.Snapshot, v etcd.VM) VMInfo {
-	d, o := n.planned()
+// info describes a VM by one look: a plan of an older one would say protected of a
+// pair that is none any more.
+func info(s *etcd.Snapshot, v etcd.VM, d cluster.Decision, o cluster.Observed) VMInfo {
 	i := VMInfo{VM: v, Status: cluster.NotRunning.String(), Epoch: s.Claims[v.Name].Epoch}
 	for _, st := range d.VMs {
 		if st.VM == v.Name {
@@ -356,9 +353,13 @@ func (n *Node) getVMs(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, o, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
 	list := []VMInfo{}
 	for _, v := range s.VMs {
-		list = append(list, n.info(s, v))
+		list = append(list, info(s, v, d, o))
 	}
 	return list, nil
 }
@@ -372,7 +373,11 @@ func (n *Node) getVM(r *http.Request) (any, error) {
 	if !ok {
 		return nil, missing("VM", r.PathValue("name"))
 	}
-	return n.info(s, v), nil
+	d, o, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return info(s, v, d, o), nil
 }
 
 func (n *Node) postVM(r *http.Request) (any, error) {

@@ -88,10 +88,8 @@ type Node struct {
 	server   *etcd.Server
 	client   *etcd.Client
 	snap     *etcd.Snapshot // newest
-	decision cluster.Decision
-	observed cluster.Observed
-	trouble  error // why etcd is not followed
-	becoming bool  // a member is being made of this host
+	trouble  error          // why etcd is not followed
+	becoming bool           // a member is being made of this host
 	procs    map[string]*process
 
 	// Of the loop.
@@ -284,20 +282,19 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 	n.loaded = now
 	n.count(ctx, c, now)
 	if n.set.Witness {
-		n.follow(s, cluster.Decision{}, cluster.Observed{})
+		n.follow(s)
 		return
 	}
 	n.hear(ctx, c)
 	n.report(ctx, c, s)
 	n.settle(ctx, c, s)
 	n.seeHosts(s, now)
-	desired, observed := n.observe(s, now)
-	d, err := cluster.Plan(desired, observed)
+	d, _, err := n.plan(s, now, n.doing)
 	if err != nil {
 		n.lost(err)
 		return
 	}
-	n.follow(s, d, observed)
+	n.follow(s)
 	for _, a := range d.Actions {
 		if a.By == n.set.Name {
 			n.execute(ctx, c, s, a)
@@ -308,13 +305,13 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 }
 
 // follow makes a look the newest one.
-func (n *Node) follow(s *etcd.Snapshot, d cluster.Decision, o cluster.Observed) {
+func (n *Node) follow(s *etcd.Snapshot) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.trouble != nil {
 		n.opt.Log.Info("etcd answers again")
 	}
-	n.snap, n.decision, n.observed, n.trouble = s, d, o, nil
+	n.snap, n.trouble = s, nil
 }
 
 // lost says that etcd is not followed now. VMs run on.

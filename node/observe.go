@@ -21,6 +21,8 @@ type hostSeen struct {
 
 // seeHosts notes which hosts are heard.
 func (n *Node) seeHosts(s *etcd.Snapshot, now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, h := range s.Nodes {
 		_, up := s.Alive[h.Name]
 		if was, known := n.seen[h.Name]; !known || was.up != up {
@@ -35,8 +37,18 @@ func (n *Node) seeHosts(s *etcd.Snapshot, now time.Time) {
 // ticks counts seconds, alike on all hosts whose clocks are right.
 func ticks(t time.Time) cluster.Tick { return cluster.Tick(t.Unix()) }
 
+// plan says what there is to do, and what is the matter, at a look. What is under way
+// here without showing in a copy is the loop's own knowledge.
+func (n *Node) plan(s *etcd.Snapshot, now time.Time, under map[string]doing) (cluster.Decision, cluster.Observed, error) {
+	desired, observed := n.observe(s, now, under)
+	d, err := cluster.Plan(desired, observed)
+	return d, observed, err
+}
+
 // observe makes what Plan looks at from the records.
-func (n *Node) observe(s *etcd.Snapshot, now time.Time) (d cluster.Desired, o cluster.Observed) {
+func (n *Node) observe(s *etcd.Snapshot, now time.Time, under map[string]doing) (d cluster.Desired, o cluster.Observed) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	d.Policy, o.Now = cluster.DefaultPolicy(), ticks(now)
 	for _, h := range s.Nodes {
 		if !h.Witness {
@@ -47,7 +59,7 @@ func (n *Node) observe(s *etcd.Snapshot, now time.Time) (d cluster.Desired, o cl
 		d.VMs = append(d.VMs, desiredOf(v))
 		in := instanceOf(s, v)
 		in.Arbiter = n.voters >= arbiterVoters
-		if x, is := n.doing[v.Name]; is && x.until.After(now) && in.Primary.State != cluster.Dead && in.Primary.State != cluster.PoweredOff {
+		if x, is := under[v.Name]; is && x.until.After(now) && in.Primary.State != cluster.Dead && in.Primary.State != cluster.PoweredOff {
 			in.Doing = x.kind
 		}
 		if in.Epoch > 0 || in.Primary.State != cluster.NoCopy || in.Failures > 0 {
