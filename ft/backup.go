@@ -293,8 +293,9 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 }
 
 // Diverged reports that the machine has come as far as done, has emitted outputs up
-// to last, and differs from the log at entry seq. The primary is told, and goes on alone: it claims at once. With
-// the primary gone the policy decides, unless the rest of the log ends the VM.
+// to last, and differs from the log at entry seq. The primary is told, and goes on
+// alone: it claims at once. With the primary gone the policy decides, unless the rest
+// of the log ends the VM.
 //
 // A primary that is thought to be alive may be dead all the same. So a backup that
 // could go on claims too, after the primary has had its time, and halts as it loses.

@@ -165,7 +165,7 @@ func (l *lockstep) used(reset bool) {
 // translated, whatever the slices and however small the cache.
 func TestLockstepPrivileged(t *testing.T) {
 	atOnce(t)
-	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0", "supervisor/0", "floats/0", "jumps/3", "jumps/4", "jumps/5"} {
+	for _, name := range []string{"coherent/3", "coherent/4", "coherent/5", "rights/3", "rights/4", "rights/5", "pmp/3", "counters/0", "traps/0", "interrupts/0", "supervisor/0", "halves/3", "halves/4", "halves/5", "floats/0", "jumps/3", "jumps/4", "jumps/5"} {
 		t.Run(name, func(t *testing.T) {
 			file, levels, _ := strings.Cut(name, "/")
 			p := assemble(t, file, "-DLEVELS="+levels)

@@ -134,6 +134,7 @@ func TestPrivileged(t *testing.T) {
 		{"traps", []int{0}},
 		{"interrupts", []int{0}},
 		{"supervisor", []int{0}},
+		{"halves", []int{3, 4, 5}},
 		{"floats", []int{0}},
 	} {
 		for _, levels := range c.levels {
@@ -150,5 +151,22 @@ func TestPrivileged(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A device that writes to the root table in use changes what it maps at once, though
+// another address space is cached whose upper half was the same until then.
+func TestRootWritten(t *testing.T) {
+	p := assemble(t, "halves", "-DLEVELS=3", "-DPOKED")
+	m := p.start(t, 1)
+	apply(t, m, tick)
+	m.Run(20_000)
+	entry := m.Registers(0)[22] // s6, for chain2
+	m.Poke(p.symbols["second"]+8*256, binary.LittleEndian.AppendUint64(nil, entry))
+	if stop := run(t, m, limit); stop != event.StopExit {
+		t.Fatalf("%v: %s", stop, m.Describe())
+	}
+	if code, _ := m.Exited(); code != 0 {
+		t.Errorf("testdata/privileged/halves.S:%d: found %#x, want %#x", p.word(m, "failed", 0), p.word(m, "failed", 1), p.word(m, "failed", 2))
 	}
 }

@@ -3,7 +3,6 @@
 package migrate
 
 import (
-	"encoding/binary"
 	"runtime"
 	"testing"
 	"time"
@@ -12,29 +11,13 @@ import (
 
 	"tandem/machine"
 	"tandem/machine/event"
+	"tandem/machine/machinetest"
 )
 
-// writer is a machine of 1 GiB that stores to one page after another, from the last to the first.
+// writer is a machine of 1 GiB that stores to one page after another.
 func writer(b *testing.B) *machine.Machine {
-	const base, size = 0x8000_0000, 1 << 30
-	var code []byte
-	for _, inst := range []uint32{
-		0x00000297, // auipc t0, 0
-		0x00001437, // lui   s0, 1
-		0x3ff00313, // li    t1, 1023
-		0x01431313, // slli  t1, t1, 20
-		0x00628333, // add   t1, t0, t1
-		0x00030393, // mv    t2, t1
-		0x0073b023, // sd    t2, 0(t2)
-		0x408383b3, // sub   t2, t2, s0
-		0xfe72ece3, // bltu  t0, t2, -8
-		0xff1ff06f, // j     -16
-	} {
-		code = binary.LittleEndian.AppendUint32(code, inst)
-	}
-	m, err := machine.New(machine.Config{Harts: 1, RAM: size, Levels: 3, Boot: machine.Boot{
-		Mode: machine.BootELF, Entry: base, DTB: base + size - 64<<10, Segments: []machine.Segment{{Addr: base, Data: code}},
-	}}, make([]byte, size))
+	const mib = 1024
+	m, err := machine.New(machine.Config{Harts: 1, RAM: mib << 20, Levels: 3, Boot: machinetest.Writer(mib)}, make([]byte, mib<<20))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"tandem/ft"
-	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/machine/machinetest"
 	"tandem/migrate"
@@ -160,26 +159,9 @@ func TestPreCopy(t *testing.T) {
 // takes it: the rounds are bounded, what its stores save is too, it waits for that,
 // and the backup is one in the end.
 func TestStubbornGuest(t *testing.T) {
-	const base, size = 0x8000_0000, 80 << 20
-	var code []byte
-	for _, inst := range []uint32{
-		0x00000297, // auipc t0, 0
-		0x00001437, // lui   s0, 1
-		0x04f00313, // li    t1, 79
-		0x01431313, // slli  t1, t1, 20
-		0x00628333, // add   t1, t0, t1
-		0x00030393, // mv    t2, t1
-		0x0073b023, // sd    t2, 0(t2)
-		0x408383b3, // sub   t2, t2, s0
-		0xfe72ece3, // bltu  t0, t2, -8
-		0xff1ff06f, // j     -16
-	} {
-		code = binary.LittleEndian.AppendUint32(code, inst)
-	}
+	const mib = 80
 	cfg := machinetest.Config(t, 1)
-	cfg.RAM = size
-	cfg.Boot = machine.Boot{Mode: machine.BootELF, Entry: base, DTB: base + size - 64<<10,
-		Segments: []machine.Segment{{Addr: base, Data: code}}}
+	cfg.RAM, cfg.Boot = mib<<20, machinetest.Writer(mib)
 	p := newPair(t, *first, cfg, func(p *pair) { p.rate = 4 << 20 })
 	most := 0
 	p.await("a protected VM", 60*sim.Second, func() bool {

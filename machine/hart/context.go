@@ -253,12 +253,14 @@ func (h *Hart) sameUpper(a, b uint64) bool {
 	return true
 }
 
-// flush forgets a context.
+// flush forgets a context. The present one is emptied, and no other looked for: the
+// store that asks for it is yet to be made, and memory still what it was.
 func (h *Hart) flush(c *context) {
-	h.forgetNear(c)
-	c.live = false
 	if h.ctx == c {
-		h.useContext()
+		c.clear()
+	} else {
+		h.forgetNear(c)
+		c.live = false
 	}
 	h.resample = true
 }

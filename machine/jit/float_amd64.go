@@ -118,53 +118,9 @@ func (t *translator) changedFS(not amd64.Reg) {
 	t.fp.level = unchecked
 }
 
-// outOfLine writes a stub for where a condition holds.
-func (t *translator) outOfLine(c amd64.Cond, s stub) {
-	s.label, s.back = t.NewLabel(), t.NewLabel()
-	t.Jcc(c, s.label)
-	t.Bind(s.back)
-	t.fp.stubs = append(t.fp.stubs, s)
-}
-
-func (t *translator) writeStubs() {
-	for i := range t.fp.stubs {
-		s := &t.fp.stubs[i]
-		t.Bind(s.label)
-		s.write(t, s)
-		t.Jmp(s.back)
-	}
-}
-
-// interpret leaves the block before the instruction.
-func (t *translator) interpret() amd64.Label {
-	f := &t.fp
-	if f.out == 0 {
-		f.out = t.out(f.in, f.i)
-	}
-	return f.out
-}
-
-// toX is the instruction with an x register for rd.
-func (t *translator) toX() *Inst {
-	in := *t.fp.in
-	if in.Rd == 0 {
-		in.Rd = Sink
-	}
-	return &in
-}
-
-// rounds checks that the host rounds as the instruction says.
-func (t *translator) rounds() {
-	f := &t.fp
-	switch rm := f.in.RM; rm {
-	case dyn, f.frm:
-	case rmm:
-		t.Jmp(t.interpret())
-	default:
-		t.MI(amd64.CMP, amd64.S8, amd64.At(state, t.layout.Float.FRM), int32(rm))
-		t.Jcc(amd64.NE, t.interpret())
-		f.frm = rm
-	}
+// compareFRM compares frm with a mode.
+func (t *translator) compareFRM(rm uint8) {
+	t.MI(amd64.CMP, amd64.S8, t.word(t.layout.Float.FRM), int32(rm))
 }
 
 // Where f registers are is known only to the functions from here to putBits.

@@ -106,54 +106,10 @@ func (t *translator) changedFS() {
 	t.fp.level = unchecked
 }
 
-// outOfLine writes a stub for where a condition holds.
-func (t *translator) outOfLine(c arm64.Cond, s stub) {
-	s.label, s.back = t.NewLabel(), t.NewLabel()
-	t.BCond(c, s.label)
-	t.Bind(s.back)
-	t.fp.stubs = append(t.fp.stubs, s)
-}
-
-func (t *translator) writeStubs() {
-	for i := range t.fp.stubs {
-		s := &t.fp.stubs[i]
-		t.Bind(s.label)
-		s.write(t, s)
-		t.B(s.back)
-	}
-}
-
-// interpret leaves the block before the instruction.
-func (t *translator) interpret() arm64.Label {
-	f := &t.fp
-	if f.out == 0 {
-		f.out = t.out(f.in, f.i)
-	}
-	return f.out
-}
-
-// toX is the instruction with an x register for rd.
-func (t *translator) toX() *Inst {
-	in := *t.fp.in
-	if in.Rd == 0 {
-		in.Rd = Sink
-	}
-	return &in
-}
-
-// rounds checks that the host rounds as the instruction says.
-func (t *translator) rounds() {
-	f := &t.fp
-	switch rm := f.in.RM; rm {
-	case dyn, f.frm:
-	case rmm:
-		t.B(t.interpret())
-	default:
-		t.word(arm64.S8, tmp4, t.layout.Float.FRM)
-		t.CmpI(arm64.S32, tmp4, int64(rm))
-		t.BCond(arm64.NE, t.interpret())
-		f.frm = rm
-	}
+// compareFRM compares frm with a mode.
+func (t *translator) compareFRM(rm uint8) {
+	t.word(arm64.S8, tmp4, t.layout.Float.FRM)
+	t.CmpI(arm64.S32, tmp4, int64(rm))
 }
 
 // Where f registers are is known only to the functions from here to putBits.

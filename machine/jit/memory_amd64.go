@@ -63,10 +63,6 @@ func (t *translator) pair(a *slowAccess) amd64.Mem {
 	return amd64.At(tlb, at+a.pair*16)
 }
 
-// pairOf is the pair of a base register: of its even values in a block or its odd
-// ones, since loops often point one register here and there by turns.
-func (t *translator) pairOf(r uint8) int32 { return int32(r) + 32*int32(t.version[r]&1) }
-
 // writeSlow looks into the TLB for what the pairs did not have.
 func (t *translator) writeSlow() {
 	l := &t.layout
@@ -106,9 +102,8 @@ func (t *translator) writeSlow() {
 		t.pageOf(a.size)
 		t.Jmp(a.slow)
 		s.quit = uint32(len(t.Code))
-		t.RI(amd64.ADD, amd64.S64, steps, a.give)
-		t.StoreImm(amd64.S32, t.word(l.Off), int32(a.off))
-		t.Jmp(t.leaveOff)
+		t.giveBack(a.give)
+		t.quit(int32(a.off))
 		t.sites = append(t.sites, s)
 	}
 }
@@ -156,7 +151,7 @@ var held = func() (r []amd64.Reg) {
 	for _, f := range fixed {
 		r = append(r, f.host)
 	}
-	return append(r, spare)
+	return append(r, spares[:]...)
 }()
 
 // writeThunks puts what all translations share at the head of the cache.

@@ -72,10 +72,6 @@ func (t *translator) pair(a *slowAccess) arm64.Mem {
 // pairFits says whether both words are within reach of one instruction.
 func pairFits(m arm64.Mem) bool { return m.Disp >= -512 && m.Disp <= 504 }
 
-// pairOf is the pair of a base register: of its even values in a block or its odd
-// ones, since loops often point one register here and there by turns.
-func (t *translator) pairOf(r uint8) int32 { return int32(r) + 32*int32(t.version[r]&1) }
-
 // writeSlow looks into the TLB for what the pairs did not have. The address is in
 // tmp then, its page in tmp3.
 func (t *translator) writeSlow() {
@@ -120,8 +116,7 @@ func (t *translator) writeSlow() {
 		t.B(again)
 		s.quit = uint32(len(t.Code))
 		t.giveBack(a.give)
-		t.MovImm(tmp, uint64(a.off))
-		t.B(t.leaveOff)
+		t.quit(int32(a.off))
 		t.sites = append(t.sites, s)
 	}
 }

@@ -4,10 +4,22 @@ package jit
 
 import (
 	"math/bits"
-	"slices"
 
 	"tandem/machine/jit/arm64"
 	"tandem/machine/riscv"
+)
+
+// The host's code and its parts.
+type (
+	asm     = arm64.Asm
+	hostReg = arm64.Reg
+	label   = arm64.Label
+	cond    = arm64.Cond
+)
+
+const (
+	word32, word64 = arm64.S32, arm64.S64
+	notEqual       = arm64.NE
 )
 
 // The registers with one meaning everywhere. R18, R28, R29, R30 and SP are not
@@ -26,11 +38,8 @@ const (
 // none is the home of a guest register that lives in memory.
 const none = arm64.SP
 
-// home is where a guest register is at the borders of regions.
-type home struct {
-	guest uint8
-	host  arm64.Reg
-}
+// spares are the host registers that hold no guest register at the borders.
+var spares [0]hostReg
 
 // fixed are the homes of guest registers at the borders of regions: ra, sp, tp,
 // t0 to t2, s0, s1, a0 to a7, s2 and s3, and t3.
@@ -40,222 +49,15 @@ var fixed = [...]home{
 	{17, arm64.X22}, {18, arm64.X23}, {19, arm64.X24}, {28, arm64.X25},
 }
 
-// borderHomes is fixed as a table by guest register.
-var borderHomes = func() (h [256]arm64.Reg) {
-	for i := range h {
-		h[i] = none
-	}
-	for _, f := range fixed {
-		h[f.guest] = f.host
-	}
-	return h
-}()
+// own is nothing: no scratch register keeps a value for the next instruction.
+type own struct{}
 
-// maxRegionBytes is more than any region takes.
-const maxRegionBytes = 256 << 10
+func (t *translator) begin(riscv.Op) {}
 
-// translator makes the host's code of regions.
-type translator struct {
-	arm64.Asm
-	layout Layout
-	former former
-
-	home  [256]arm64.Reg // of guest registers, none for memory
-	moved []move         // where home differs from borderHomes
-
-	n        int // instructions of the block at hand
-	exits    []exit
-	slow     []slowAccess
-	fp       floatBlock
-	version  [256]uint8  // how often each guest register was written in the block
-	leaveOff arm64.Label // leaves to the interpreter, at the Off in tmp
-
-	// What the Cache needs to place the code.
-	entries   []entry
-	links     []link
-	shared    []sharedJump
-	sites     []site
-	pieces    []piece
-	firstSite uint32
-}
-
-// move is a host register that holds another guest register inside a region than
-// at its borders, where it holds old.
-type move struct {
-	host       arm64.Reg
-	guest, old uint8
-	written    bool // guest is, in the region
-}
-
-// exit is a way out of a block, written behind the region.
-type exit struct {
-	label arm64.Label
-	kind  exitKind
-	give  int32 // steps not executed
-	to    int32 // offset of the page
-}
-
-type exitKind uint8
-
-const (
-	toInterpreter exitKind = iota
-	toShort                // too few steps
-	toBlock                // of the region
-	toRegion               // another of the page
-	toPage                 // another page
-)
-
-// region translates the blocks that former has found.
-func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool) {
-	t.Reset()
-	t.exits, t.slow, t.entries, t.links = t.exits[:0], t.slow[:0], t.entries[:0], t.links[:0]
-	t.shared, t.sites, t.firstSite = t.shared[:0], t.sites[:0], firstSite
-	t.pieces = t.pieces[:0]
-	t.assignHomes()
-	t.leaveOff = t.NewLabel()
-	t.fp.stubs = t.fp.stubs[:0]
-	blocks := t.former.blocks
-	for i := range blocks {
-		blocks[i].label = int(t.NewLabel())
-	}
-	for i := range blocks {
-		t.pieces = append(t.pieces, piece{blocks[i].off, len(t.Code), false})
-		t.block(&blocks[i])
-		if b := &blocks[i]; b.goesOn() && (i+1 == len(blocks) || blocks[i+1].off != b.end()) {
-			t.goTo(b.end())
-		}
-	}
-	t.pieces = append(t.pieces, piece{head, len(t.Code), true})
-	t.writeStubs()
-	t.writeSlow()
-	t.writeExits()
-	t.Bind(t.leaveOff)
-	t.set(arm64.S32, t.layout.Off, tmp)
-	t.leaveRegion()
-	t.setImm(arm64.S32, t.layout.Reason, uint64(Interpret))
-	t.jumpShared(func(s *thunks) int { return s.leave })
-	t.writeEntries(head)
-	return t.Code, t.Finish() == nil
-}
-
-// assignHomes gives loops the registers that they use most.
-func (t *translator) assignHomes() {
-	t.home, t.moved = borderHomes, t.moved[:0]
-	if !slices.ContainsFunc(t.former.blocks, func(b block) bool { return b.depth > 0 }) {
-		return
-	}
-	weight, written := t.former.weigh()
-	var wanted []uint8
-	for r := uint8(1); r < 32; r++ {
-		if borderHomes[r] == none && weight[r] >= worthMoving {
-			wanted = append(wanted, r)
-		}
-	}
-	slices.SortStableFunc(wanted, func(a, b uint8) int { return weight[b] - weight[a] })
-	losers := slices.Clone(fixed[:])
-	slices.SortStableFunc(losers, func(a, b home) int { return weight[a.guest] - weight[b.guest] })
-	for i, r := range wanted {
-		loser := losers[i]
-		if weight[r] < weight[loser.guest]+worthMoving {
-			break
-		}
-		t.home[loser.guest], t.home[r] = none, loser.host
-		t.moved = append(t.moved, move{host: loser.host, guest: r, old: loser.guest, written: written[r]})
-	}
-}
-
-// worthMoving is the weight that pays for a move: two uses in a loop.
-const worthMoving = 16
-
-// enterRegion goes from the homes of borders to those of the region, and
-// leaveRegion back. They change no other register.
-func (t *translator) enterRegion() {
-	for _, m := range t.moved {
-		t.Store(arm64.S64, x(m.old), m.host)
-		t.Load(arm64.S64, m.host, x(m.guest))
-	}
-}
-
-func (t *translator) leaveRegion() {
-	for _, m := range t.moved {
-		if m.written {
-			t.Store(arm64.S64, x(m.guest), m.host)
-		}
-		t.Load(arm64.S64, m.host, x(m.old))
-	}
-}
-
-// writeEntries makes the blocks that may be jumped to from elsewhere known.
-func (t *translator) writeEntries(head uint16) {
-	for i := range t.former.blocks {
-		b := &t.former.blocks[i]
-		e := entry{b.off, t.Offset(arm64.Label(b.label)), b.off == head || b.loops}
-		if len(t.moved) > 0 {
-			if b.off != head && b.depth > 1 {
-				continue
-			}
-			e.place = len(t.Code)
-			t.enterRegion()
-			t.B(arm64.Label(b.label))
-		}
-		t.entries = append(t.entries, e)
-	}
-}
-
-// block translates one block, up to where it runs on.
-func (t *translator) block(b *block) {
-	t.n = len(b.insts)
-	t.fp.forget()
-	clear(t.version[:])
-	t.Bind(arm64.Label(b.label))
-	t.RRI(arm64.SUBS, arm64.S64, steps, steps, int64(t.n))
-	t.BCond(arm64.LO, t.way(toShort, t.n, int32(b.off)))
-	for i := range b.insts {
-		t.inst(&b.insts[i], i)
-		t.version[usesOf(&b.insts[i]).rd]++
-	}
-	if b.stop {
-		t.MovImm(tmp, uint64(b.end()))
-		t.B(t.leaveOff)
-	}
-}
-
-// way plans a way out that gives back steps.
-func (t *translator) way(kind exitKind, give int, to int32) arm64.Label {
-	for i := len(t.exits) - 1; i >= 0 && i >= len(t.exits)-4; i-- {
-		if e := &t.exits[i]; e.kind == kind && e.give == int32(give) && e.to == to {
-			return e.label
-		}
-	}
-	l := t.NewLabel()
-	t.exits = append(t.exits, exit{l, kind, int32(give), to})
-	return l
-}
-
-// out plans a way to the interpreter, for the instruction with index i.
-func (t *translator) out(in *Inst, i int) arm64.Label {
-	return t.way(toInterpreter, t.n-i, int32(in.Off))
-}
-
-func (t *translator) writeExits() {
-	for i := 0; i < len(t.exits); i++ {
-		e := t.exits[i]
-		t.Bind(e.label)
-		t.giveBack(e.give)
-		switch e.kind {
-		case toInterpreter:
-			t.MovImm(tmp, uint64(e.to))
-			t.B(t.leaveOff)
-		case toShort:
-			t.leaveRegion()
-			t.leave(e.to, Short)
-		case toPage:
-			t.address(tmp, e.to)
-			t.dispatch()
-		default:
-			t.goTo(uint16(e.to))
-		}
-	}
+// takeSteps counts the steps of a block, and goes to short if fewer are left.
+func (t *translator) takeSteps(n int, short label) {
+	t.RRI(arm64.SUBS, arm64.S64, steps, steps, int64(n))
+	t.BCond(arm64.LO, short)
 }
 
 // giveBack gives back steps that are not executed.
@@ -265,42 +67,19 @@ func (t *translator) giveBack(n int32) {
 	}
 }
 
-// goTo goes on at an offset, or behind the page.
-func (t *translator) goTo(off uint16) {
-	if off >= pageSize {
-		t.address(tmp, int32(off))
-		t.dispatch()
-		return
-	}
-	if l, ok := t.inRegion(off); ok {
-		t.B(l)
-		return
-	}
-	t.leaveRegion()
-	t.links = append(t.links, link{off, int(t.BPatch())}) // at first to what follows
-	t.leave(int32(off), AtOffset)
+// quit leaves to the interpreter at an offset of the page, which storeOff stores.
+func (t *translator) quit(off int32) {
+	t.MovImm(tmp, uint64(off))
+	t.B(t.leaveOff)
 }
 
-func (t *translator) inRegion(off uint16) (arm64.Label, bool) {
-	if n := t.former.at[off>>1]; n != 0 {
-		return arm64.Label(t.former.blocks[n-1].label), true
-	}
-	return 0, false
-}
+func (t *translator) storeOff() { t.set(arm64.S32, t.layout.Off, tmp) }
 
-// leave returns to Go, to go on at an offset of the page.
-func (t *translator) leave(off int32, r Reason) {
-	t.setImm(arm64.S32, t.layout.Off, uint64(off))
-	if r != AtOffset {
-		t.setImm(arm64.S32, t.layout.Reason, uint64(r))
-	}
-	t.jumpShared(func(s *thunks) int { return s.leave })
-}
+func (t *translator) jumpTo(l label)         { t.B(l) }
+func (t *translator) jumpIf(c cond, l label) { t.BCond(c, l) }
 
-// jumpShared jumps to a thunk.
-func (t *translator) jumpShared(thunk func(*thunks) int) {
-	t.shared = append(t.shared, sharedJump{int(t.BPatch()), thunk})
-}
+// openJump is a jump for patchJump, at first to what follows; it returns its place.
+func (t *translator) openJump() int { return int(t.BPatch()) }
 
 // dispatch goes on at the address in tmp: by the jump cache, or by Go.
 func (t *translator) dispatch() {
@@ -412,51 +191,8 @@ func (t *translator) put(rd uint8, from arm64.Reg) {
 	}
 }
 
-// inst translates the instruction with index i of the block.
-func (t *translator) inst(in *Inst, i int) {
-	switch f := riscv.FormatOf(in.Op); {
-	case loads[in.Op].size != 0:
-		t.load(in, i)
-	case storeSize[in.Op] != 0:
-		t.store(in, i)
-	case isFloat(in.Op):
-		t.float(in, i)
-	case isAtomic(in.Op):
-		t.atomic(in, i)
-	case f == riscv.FormatB:
-		t.branch(in, i)
-	case in.Op == riscv.JAL, in.Op == riscv.JALR:
-		t.jump(in)
-	case in.Op == riscv.FENCE, in.Op == riscv.FENCE_I:
-	case in.Op == riscv.CBO_ZERO:
-		t.zero(in, i)
-	case isCSR(in.Op):
-		t.csr(in, i)
-	case in.Op == riscv.ECALL:
-		t.ecall(in, i)
-	case in.Op == riscv.SRET:
-		t.sret(in, i)
-	case in.Op >= riscv.SFENCE_VMA && in.Op <= riscv.SFENCE_INVAL_IR:
-		t.fence(in, i)
-	case in.Rd == Sink: // no effect
-	default:
-		t.compute(in)
-	}
-}
-
-// branch goes to its target with the steps behind it given back.
-func (t *translator) branch(in *Inst, i int) {
-	to, give := int32(in.Off)+in.Imm, t.n-(i+1)
-	var l arm64.Label
-	if to < 0 || to >= pageSize {
-		l = t.way(toPage, give, to)
-	} else if within, ok := t.inRegion(uint16(to)); !ok {
-		l = t.way(toRegion, give, to)
-	} else if give != 0 {
-		l = t.way(toBlock, give, to)
-	} else {
-		l = within
-	}
+// branch goes to l if its condition holds.
+func (t *translator) branch(in *Inst, l label) {
 	c, a := branches[in.Op], t.get(in.Rs1, tmp)
 	switch {
 	case in.Rs2 == 0 && c == arm64.EQ:
