@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -38,12 +41,17 @@ func ValidName(s string) bool { return vmName.MatchString(s) }
 
 // Arbiter is a world.Arbiter for one VM. A claim is one transaction: it is entered
 // only if the record is still the one that was read, of the epoch before.
+//
+// It is made through all members of etcd at once, and the first answer counts: which
+// of them is dead, silent or cut off from the others makes no difference then. The
+// same claim entered twice is one.
 type Arbiter struct {
 	path, vm string // of the Config, which a node rewrites as members come and go
+	id       string
+	patience time.Duration // with one question to all members
 
-	mu     sync.Mutex
-	client *Client // nil after a failure
-	id     string
+	mu      sync.Mutex
+	members map[string]*Client // by endpoint
 }
 
 // OpenArbiter names the record of vm in the etcd that the file at path describes.
@@ -55,32 +63,31 @@ func OpenArbiter(path, vm string) (*Arbiter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Arbiter{path: path, vm: vm, id: cfg.Cluster}, nil
+	return &Arbiter{path: path, vm: vm, id: cfg.Cluster, patience: claimPatience, members: map[string]*Client{}}, nil
 }
 
 // ID tells clusters apart: both sides of a pair must see the same.
 func (a *Arbiter) ID() string { return a.id }
 
-// Close ends the connection, if there is one.
+// Close ends the connections.
 func (a *Arbiter) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.client == nil {
-		return nil
+	var errs []error
+	for at, c := range a.members {
+		errs = append(errs, c.Close())
+		delete(a.members, at)
 	}
-	err := a.client.Close()
-	a.client = nil
-	return err
+	return errors.Join(errs...)
 }
 
 // Read implements world.Arbiter.
 func (a *Arbiter) Read() (world.Record, error) {
-	var cur Claim
-	err := a.with(func(ctx context.Context, c *Client) (err error) {
-		cur, _, err = c.claim(ctx, a.vm)
-		return err
+	v, err := a.ask(func(ctx context.Context, c *Client) (v verdict, err error) {
+		cur, _, err := c.claim(ctx, a.vm)
+		return verdict{cur: cur.record()}, err
 	})
-	return cur.record(), err
+	return v.cur, err
 }
 
 // Claim implements world.Arbiter.
@@ -88,41 +95,132 @@ func (a *Arbiter) Claim(epoch event.Epoch, owner string, gen uint64) (won bool, 
 	if epoch == 0 || !token.MatchString(owner) {
 		return false, cur, fmt.Errorf("etcd: claim epoch %d of VM %s for owner %q: epochs count from 1 and an owner is 1 to 128 printable characters", epoch, a.vm, owner)
 	}
-	err = a.with(func(ctx context.Context, c *Client) (err error) {
-		won, cur, err = c.tryClaim(ctx, a.vm, Claim{Epoch: uint64(epoch), Owner: owner, Disk: gen, Node: c.cfg.Node})
-		return err
+	v, err := a.ask(func(ctx context.Context, c *Client) (v verdict, err error) {
+		v.won, v.cur, err = c.tryClaim(ctx, a.vm, Claim{Epoch: uint64(epoch), Owner: owner, Disk: gen, Node: c.cfg.Node})
+		return v, err
 	})
 	if err != nil {
 		return false, cur, fmt.Errorf("claim epoch %d of VM %s: %w", epoch, a.vm, err)
 	}
-	return won, cur, nil
+	return v.won, v.cur, nil
 }
 
-// with runs f with a connection. One that failed is not used again: the next try
-// reads anew where etcd is.
-func (a *Arbiter) with(f func(context.Context, *Client) error) error {
+// verdict is an answer of etcd.
+type verdict struct {
+	won bool
+	cur world.Record
+}
+
+const (
+	// claimPatience is longer than an election: members without a leader keep a
+	// question, and answer it when there is one again.
+	claimPatience = 5 * time.Second
+	// askAgain is when a question is put once more beside those that are not answered:
+	// one that was passed on to a leader that then died is lost.
+	askAgain = 300 * time.Millisecond
+)
+
+// answer is what one member says, or why it says nothing.
+type answer struct {
+	verdict
+	at  string
+	err error
+}
+
+// ask puts a question to all members and returns the first answer. A connection that
+// failed is not used again, and who is asked is read anew each time.
+func (a *Arbiter) ask(question func(context.Context, *Client) (verdict, error)) (verdict, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.client == nil {
-		cfg, err := LoadConfig(a.path)
-		if err != nil {
-			return err
-		}
-		if cfg.Cluster != a.id {
-			return fmt.Errorf("etcd: %s is of cluster %s now, this VM belongs to %s", a.path, cfg.Cluster, a.id)
-		}
-		if a.client, err = Dial(cfg); err != nil {
-			return err
-		}
+	if err := a.connect(); err != nil {
+		return verdict{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
 	defer cancel()
-	err := f(ctx, a.client)
-	if err != nil {
-		a.client.Close()
-		a.client = nil
+	failed := map[string]error{}
+	defer a.drop(failed)
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	defer cancel()
+	answers := make(chan answer, len(a.members)*(2+int(a.patience/askAgain)))
+	open := 0
+	round := func() {
+		for at, c := range a.members {
+			if failed[at] == nil {
+				open++
+				asked.Go(func() {
+					v, err := question(ctx, c)
+					answers <- answer{v, at, err}
+				})
+			}
+		}
 	}
-	return err
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for round(); open > 0; {
+		select {
+		case <-again.C:
+			if ctx.Err() == nil {
+				round()
+			}
+		case r := <-answers:
+			open--
+			if r.err == nil {
+				return r.verdict, nil
+			}
+			failed[r.at] = r.err
+		}
+	}
+	return verdict{}, reason(failed)
+}
+
+// drop ends the connections that failed.
+func (a *Arbiter) drop(failed map[string]error) {
+	for at := range failed {
+		a.members[at].Close()
+		delete(a.members, at)
+	}
+}
+
+// connect makes the connections that the node's file asks for.
+func (a *Arbiter) connect() error {
+	cfg, err := LoadConfig(a.path)
+	if err != nil {
+		return err
+	}
+	switch {
+	case cfg.Cluster != a.id:
+		return fmt.Errorf("etcd: %s is of cluster %s now, this VM belongs to %s", a.path, cfg.Cluster, a.id)
+	case len(cfg.Endpoints) == 0:
+		return fmt.Errorf("etcd: %s names no member: restart tandem node, which writes it again", a.path)
+	}
+	for at, c := range a.members {
+		if !slices.Contains(cfg.Endpoints, at) {
+			c.Close()
+			delete(a.members, at)
+		}
+	}
+	for _, at := range cfg.Endpoints {
+		if a.members[at] != nil {
+			continue
+		}
+		one := cfg
+		one.Endpoints = []string{at}
+		if a.members[at], err = Dial(one); err != nil {
+			delete(a.members, at)
+			return err
+		}
+	}
+	return nil
+}
+
+// reason says why no member answered: each error once, with who gave it.
+func reason(failed map[string]error) error {
+	var errs []error
+	for _, at := range slices.Sorted(maps.Keys(failed)) {
+		errs = append(errs, fmt.Errorf("%s: %w", at, failed[at]))
+	}
+	return errors.Join(errs...)
 }
 
 func claimKey(vm string) string { return root + "claims/" + vm }

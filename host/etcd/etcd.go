@@ -44,6 +44,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -54,6 +56,8 @@ const (
 	// patience bounds one request. It is longer than an election takes when the
 	// leader's host dies, which a request that is sent again then meets.
 	patience = 2 * time.Second
+	// reconnectMax is the longest pause before a member that was lost is tried again.
+	reconnectMax = time.Second
 )
 
 // Config says how etcd is reached. A node keeps it as a file for its replicas.
@@ -107,6 +111,8 @@ func Dial(cfg Config) (*Client, error) {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: cfg.Endpoints, TLS: conf, DialTimeout: dialTimeout,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout,
+			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax}})},
 		Logger: zap.NewNop(),
 	})
 	if err != nil {

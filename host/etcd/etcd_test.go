@@ -196,11 +196,107 @@ func TestClaimNode(t *testing.T) {
 	}
 	a := p.arbiter(t, "n2", "vm")
 	p.srv.Close()
+	a.patience = 500 * time.Millisecond
 	if won, _, err := a.Claim(2, "y", 0); won || err == nil {
 		t.Errorf("without etcd: won %v, %v", won, err)
 	}
 	p.start(t)
 	mustWin(t, a, 2, "y")
+}
+
+// trio is an etcd of three members, of which any may be closed.
+func trio(t *testing.T) (members []*place, list []string) {
+	t.Helper()
+	first := &place{dir: t.TempDir()}
+	ca, err := certs.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(ca.Save(first.dir), ca.SaveHost(first.dir, "node", net.IPv4(127, 0, 0, 1))); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, name := range []string{"n1", "n2", "n3"} {
+		p := &place{dir: first.dir, cfg: ServerConfig{Name: name, Dir: first.file(name), Client: freePort(t), Peer: freePort(t),
+			CA: first.file("ca.pem"), Cert: first.file("node.pem"), Key: first.file("node.key"), Cluster: "c1", NoSync: true, Log: first.file(name + ".log")}}
+		members, list = append(members, p), append(list, p.cfg.Client)
+		all = append(all, name+"="+p.cfg.Peer)
+	}
+	var started sync.WaitGroup
+	for _, p := range members {
+		p.cfg.Members = strings.Join(all, ",")
+		started.Go(func() { p.start(t) })
+	}
+	started.Wait()
+	return members, list
+}
+
+// Of three members one is lost, which may be the leader, and another address is a
+// host that takes connections and says nothing: a claim is answered all the same, at
+// the first try. With two lost it is an error, and it goes on when one is back. Each
+// loss is heard.
+func TestMembersLost(t *testing.T) {
+	members, list := trio(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	p := members[2]
+	c := found(t, p)
+	cfg, path := p.config(t, "n3")
+	cfg.Endpoints = append([]string{"https://" + silent.Addr().String()}, list...)
+	if err := WriteFile(path, []byte(encode(cfg)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err := OpenArbiter(path, "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if won, _, err := a.Claim(1, "x", 0); !won {
+		t.Errorf("with a silent member: %v", err)
+	}
+	all, err := c.Members(t.Context())
+	if err != nil || len(all) != 3 {
+		t.Fatalf("members %v, %v", all, err)
+	}
+	h := c.Hearing()
+	defer h.Close()
+	hears := func(want int) {
+		t.Helper()
+		var got map[uint64]bool
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+			n := 0
+			got = h.Ask(t.Context(), all)
+			for _, up := range got {
+				if up {
+					n++
+				}
+			}
+			if n == want {
+				return
+			}
+		}
+		t.Errorf("%v are heard, want %d", got, want)
+	}
+	hears(3)
+	members[0].srv.Close()
+	if won, _, err := a.Claim(2, "x", 0); !won {
+		t.Errorf("without n1: %v", err)
+	}
+	hears(2)
+	members[1].srv.Close()
+	a.patience = 500 * time.Millisecond
+	if won, _, err := a.Claim(3, "x", 0); won || err == nil || !strings.Contains(err.Error(), list[1]) {
+		t.Errorf("without a majority: won %v, %v", won, err)
+	}
+	hears(0)
+	members[0].start(t)
+	mustWin(t, a, 3, "x")
+	hears(2)
+	members[0].srv.Close()
+	members[2].srv.Close()
 }
 
 // Records change only from what was read; a claim in between makes a State stale;

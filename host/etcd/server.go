@@ -4,25 +4,21 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
-	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// Times of the embedded etcd. An election takes one to two ElectionMs, and while
-// the leader's host is lost no claim can be answered.
+// Times of the embedded etcd. An election begins after one to two times electionMs
+// without a heartbeat, and while there is no leader no claim can be answered.
 const (
-	heartbeatMs  = 100
-	electionMs   = 1000
+	heartbeatMs  = 50
+	electionMs   = 500
 	startTimeout = 60 * time.Second
 	quota        = 1 << 30 // bytes
 	history      = "1h"    // of old revisions; nobody reads them
@@ -117,112 +113,3 @@ func (s *Server) ID() uint64 { return uint64(s.e.Server.MemberID()) }
 
 // Close ends the member.
 func (s *Server) Close() { s.e.Close() }
-
-// Member is a member of etcd.
-type Member struct {
-	ID      uint64
-	Name    string // empty: it was added and has not started yet
-	Peer    string
-	Client  string
-	Learner bool // has no vote yet
-}
-
-// Members lists etcd's members.
-func (c *Client) Members(ctx context.Context) (list []Member, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	resp, err := c.c.MemberList(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("etcd: list the members: %w", err)
-	}
-	for _, m := range resp.Members {
-		list = append(list, Member{m.ID, m.Name, strings.Join(m.PeerURLs, ","), strings.Join(m.ClientURLs, ","), m.IsLearner})
-	}
-	return list, nil
-}
-
-// AddMember makes room for a member that has no vote yet, and returns what it needs
-// for its first start. A member of that address which never started makes way.
-func (c *Client) AddMember(ctx context.Context, name, peer string) (members string, err error) {
-	list, err := c.Members(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, m := range list {
-		switch {
-		case m.Name == name:
-			return "", fmt.Errorf("etcd has a member named %s: choose another name, or remove that one with tandem cluster remove %s", name, name)
-		case m.Peer == peer && m.Name == "":
-			if err := c.RemoveMember(ctx, m.ID); err != nil {
-				return "", err
-			}
-		}
-	}
-	resp, err := c.addLearner(ctx, peer)
-	if err != nil {
-		return "", err
-	}
-	var all []string
-	for _, m := range resp.Members {
-		if m.ID == resp.Member.ID {
-			m.Name = name
-		}
-		if m.Name == "" {
-			continue // not started: it takes no part yet
-		}
-		for _, u := range m.PeerURLs {
-			all = append(all, m.Name+"="+u)
-		}
-	}
-	return strings.Join(all, ","), nil
-}
-
-// addTime is how long a new member waits for the one before it: etcd wants to have
-// heard that for five seconds.
-const addTime = 20 * time.Second
-
-func (c *Client) addLearner(ctx context.Context, peer string) (*clientv3.MemberAddResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, addTime)
-	defer cancel()
-	for {
-		resp, err := c.c.MemberAddAsLearner(ctx, []string{peer})
-		if err == nil {
-			return resp, nil
-		}
-		if !errors.Is(err, rpctypes.ErrTooManyLearners) && !errors.Is(err, rpctypes.ErrUnhealthy) {
-			return nil, fmt.Errorf("etcd: add %s: %w", peer, err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("etcd: add %s: %w; see that all members run, and that no other host is joining at this moment", peer, err)
-		case <-time.After(300 * time.Millisecond):
-		}
-	}
-}
-
-// Promote gives a member a vote, once it has caught up.
-func (c *Client) Promote(ctx context.Context, id uint64) error {
-	for {
-		try, cancel := context.WithTimeout(ctx, patience)
-		_, err := c.c.MemberPromote(try, id)
-		cancel()
-		if err == nil || errors.Is(err, rpctypes.ErrMemberNotLearner) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("etcd: this member got no vote: %w", err)
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// RemoveMember takes a member out for good.
-func (c *Client) RemoveMember(ctx context.Context, id uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if _, err := c.c.MemberRemove(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrMemberNotFound) {
-		return fmt.Errorf("etcd: remove member %x: %w", id, err)
-	}
-	return nil
-}
