@@ -66,6 +66,7 @@ type Info struct {
 	Cluster string `json:"cluster"`
 	Trouble string `json:"trouble,omitempty"`
 	Voters  int    `json:"etcd_voters"`
+	Heard   int    `json:"etcd_voters_heard"`
 }
 
 // CreateRequest makes a VM.
@@ -100,13 +101,9 @@ func missing(what, name string) error {
 	return failure{404, fmt.Errorf("there is no %s %s", what, name)}
 }
 
-// serveAPI opens the socket. docs/cluster.md lists the paths.
+// serveAPI opens the socket, in place of one that a daemon before us left. docs/cluster.md lists the paths.
 func (n *Node) serveAPI() (*http.Server, error) {
 	path := filepath.Join(n.opt.Run, Socket)
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("a daemon answers at %s already: stop it first", path)
-	}
 	os.Remove(path)
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -169,7 +166,8 @@ func (n *Node) getInfo(*http.Request) (any, error) {
 	defer n.mu.Unlock()
 	var i Info
 	if n.set != nil {
-		i.Name, i.Cluster, i.Voters = n.set.Name, n.set.Cluster, n.voters
+		i.Name, i.Cluster = n.set.Name, n.set.Cluster
+		i.Voters, i.Heard = n.votes.count()
 	}
 	if n.trouble != nil {
 		i.Trouble = n.trouble.Error()
@@ -325,12 +323,15 @@ func (n *Node) deleteNode(r *http.Request) (any, error) {
 
 // info describes a VM by one look: a plan of an older one would say protected of a
 // pair that is none any more.
-func info(s *etcd.Snapshot, v etcd.VM, d cluster.Decision, o cluster.Observed) VMInfo {
+func (n *Node) info(s *etcd.Snapshot, v etcd.VM, d cluster.Decision, o cluster.Observed) VMInfo {
 	i := VMInfo{VM: v, Status: cluster.NotRunning.String(), Epoch: s.Claims[v.Name].Epoch}
 	for _, st := range d.VMs {
 		if st.VM == v.Name {
 			i.Protected, i.Status = st.Word == cluster.IsProtected, st.Word.String()
 			i.Detail = strings.TrimPrefix(strings.TrimPrefix(st.String(), i.Status), "; ")
+			if st.Word == cluster.NoArbiter {
+				i.Detail = n.voice()
+			}
 		}
 	}
 	copies := s.Copies[v.Name]
@@ -359,7 +360,7 @@ func (n *Node) getVMs(r *http.Request) (any, error) {
 	}
 	list := []VMInfo{}
 	for _, v := range s.VMs {
-		list = append(list, info(s, v, d, o))
+		list = append(list, n.info(s, v, d, o))
 	}
 	return list, nil
 }
@@ -377,7 +378,7 @@ func (n *Node) getVM(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return info(s, v, d, o), nil
+	return n.info(s, v, d, o), nil
 }
 
 func (n *Node) postVM(r *http.Request) (any, error) {

@@ -372,18 +372,23 @@ func (n *Node) serveJoins(ctx context.Context) {
 			}
 		}
 	}
-	var ln net.Listener
-	if err == nil {
-		ln, err = tls.Listen("tcp", n.set.joinAddr(), &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}})
-	}
 	if err != nil {
 		n.opt.Log.Warn("no host can join through this node", "err", err)
 		return
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+joinPath, n.admit)
-	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, ErrorLog: nil}
-	n.wg.Go(func() { srv.Serve(ln) })
+	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, ErrorLog: nil,
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}}
+	addr := n.set.joinAddr()
+	n.wg.Go(func() {
+		ln, err := listen(ctx, addr)
+		if err != nil {
+			n.opt.Log.Warn("no host can join through this node", "err", err)
+			return
+		}
+		srv.ServeTLS(ln, "", "")
+	})
 	context.AfterFunc(ctx, func() { srv.Close() })
 }
 

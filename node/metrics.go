@@ -3,8 +3,8 @@
 package node
 
 import (
+	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"time"
 
@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"tandem/host/control"
+	"tandem/host/etcd"
 )
 
 // metric is one number of a copy on this host (design §9).
@@ -49,6 +50,7 @@ var (
 	hostDesc      = prometheus.NewDesc("tandem_host_up", "1 if the host is heard.", []string{"host"}, nil)
 	followedDesc  = prometheus.NewDesc("tandem_cluster_followed", "1 if etcd answers and is trusted.", nil, nil)
 	votersDesc    = prometheus.NewDesc("tandem_etcd_voters", "Members of etcd that have a vote.", nil, nil)
+	heardDesc     = prometheus.NewDesc("tandem_etcd_voters_heard", "Those of them that this host hears.", nil, nil)
 )
 
 // collector reads a Node's newest look when it is scraped.
@@ -59,7 +61,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range metrics {
 		out <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{protectedDesc, hostDesc, followedDesc, votersDesc} {
+	for _, d := range []*prometheus.Desc{protectedDesc, hostDesc, followedDesc, votersDesc, heardDesc} {
 		out <- d
 	}
 }
@@ -77,7 +79,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(followedDesc, n.client != nil && n.snap != nil && n.trouble == nil)
-	out <- prometheus.MustNewConstMetric(votersDesc, prometheus.GaugeValue, float64(n.voters))
+	voters, heard := n.votes.count()
+	out <- prometheus.MustNewConstMetric(votersDesc, prometheus.GaugeValue, float64(voters))
+	out <- prometheus.MustNewConstMetric(heardDesc, prometheus.GaugeValue, float64(heard))
 	for _, p := range n.procs {
 		if !p.alive || p.status.State == "" {
 			continue
@@ -86,7 +90,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 			out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(p.status), p.VM)
 		}
 		if n.snap != nil && n.snap.Claims[p.VM].Owner == p.Token {
-			gauge(protectedDesc, p.status.State == "Protected", p.VM)
+			gauge(protectedDesc, p.status.State == "Protected" && n.votes.enough() && n.votes.outlive(hostsOf(n.snap, p.VM)...), p.VM)
 		}
 	}
 	if n.snap != nil {
@@ -97,12 +101,21 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
+// hostsOf are the hosts of a VM's copies.
+func hostsOf(s *etcd.Snapshot, vm string) []string {
+	list := []string{s.Claims[vm].Node}
+	if b := s.States[vm].Backup; b != nil {
+		list = append(list, b.Host)
+	}
+	return list
+}
+
 // serveMetrics serves Prometheus, if an address was given.
-func (n *Node) serveMetrics() (*http.Server, error) {
+func (n *Node) serveMetrics(ctx context.Context) (*http.Server, error) {
 	if n.opt.Metrics == "" {
 		return nil, nil
 	}
-	ln, err := net.Listen("tcp", n.opt.Metrics)
+	ln, err := listen(ctx, n.opt.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics %s: %w; choose an address of this host and a free port", n.opt.Metrics, err)
 	}

@@ -90,21 +90,22 @@ type Node struct {
 	snap     *etcd.Snapshot // newest
 	trouble  error          // why etcd is not followed
 	becoming bool           // a member is being made of this host
+	votes    votes
+	members  []etcd.Member // of the embedded etcd
 	procs    map[string]*process
 
 	// Of the loop.
-	seen     map[string]hostSeen
-	beat     *etcd.Heartbeat
-	beaten   time.Time
-	loaded   time.Time
-	changed  bool
-	voters   int
-	counted  time.Time
-	doing    map[string]doing
-	answers  chan answered
-	said     map[string]string // last trouble told of each VM
-	stopFunc context.CancelFunc
-	wg       sync.WaitGroup
+	seen       map[string]hostSeen
+	beat       *etcd.Heartbeat
+	beaten     time.Time
+	loaded     time.Time
+	changed    bool
+	remembered time.Time
+	doing      map[string]doing
+	answers    chan answered
+	said       map[string]string // last trouble told of each VM
+	stopFunc   context.CancelFunc
+	wg         sync.WaitGroup
 }
 
 // doing is an action under way that no copy shows.
@@ -113,24 +114,15 @@ type doing struct {
 	until time.Time
 }
 
-// New returns a Node with the settings that it finds.
+// New returns a Node and makes its folders.
 func New(opt Options) (*Node, error) {
 	for _, dir := range []string{opt.State, filepath.Join(opt.State, "console"), opt.Run, filepath.Join(opt.Run, "vms")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the node's folders: %w; run as root, or choose others with --state and --run", err)
 		}
 	}
-	n := &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, seen: map[string]hostSeen{},
-		doing: map[string]doing{}, answers: make(chan answered, 1000), said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}
-	set, err := loadSettings(opt.State)
-	if err != nil {
-		return nil, err
-	}
-	n.set = set
-	if !opt.Witness {
-		n.adopt()
-	}
-	return n, nil
+	return &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, seen: map[string]hostSeen{},
+		doing: map[string]doing{}, answers: make(chan answered, 1000), said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}, nil
 }
 
 // Run serves until ctx ends. VMs run on after it.
@@ -138,12 +130,23 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer n.wg.Wait()
 	defer cancel()
+	release, err := n.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if n.set, err = loadSettings(n.opt.State); err != nil {
+		return err
+	}
+	if !n.opt.Witness {
+		n.adopt()
+	}
 	api, err := n.serveAPI()
 	if err != nil {
 		return err
 	}
 	defer api.Close()
-	metrics, err := n.serveMetrics()
+	metrics, err := n.serveMetrics(ctx)
 	if err != nil {
 		return err
 	}
@@ -201,7 +204,10 @@ func (n *Node) loop(ctx context.Context, entered <-chan error) error {
 func (n *Node) enter(ctx context.Context, set *settings) error {
 	var server *etcd.Server
 	if set.Embedded {
-		var err error
+		err := freed(ctx, set.at(0), set.at(1))
+		if err != nil {
+			return err
+		}
 		if server, err = etcd.Serve(ctx, set.server(n.opt.State)); err != nil {
 			return err
 		}
@@ -219,6 +225,7 @@ func (n *Node) enter(ctx context.Context, set *settings) error {
 	}
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.wg.Go(func() { client.Watch(watch, n.kick) })
+	n.wg.Go(func() { n.hearVotes(watch, client, set.Embedded) })
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.set, n.server, n.client, n.stopFunc = set, server, client, stop
@@ -243,6 +250,7 @@ func (n *Node) leave() {
 		n.server.Close()
 	}
 	n.client, n.server, n.beat = nil, nil, nil
+	n.votes, n.members = votes{}, nil
 }
 
 // kick makes the loop turn and look at etcd.
@@ -280,7 +288,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 		return
 	}
 	n.loaded = now
-	n.count(ctx, c, now)
+	n.remember(c, now)
 	if n.set.Witness {
 		n.follow(s)
 		return
@@ -324,33 +332,22 @@ func (n *Node) lost(err error) {
 	n.trouble = err
 }
 
-// count looks after the members of etcd: how many have a vote, and where they are.
-func (n *Node) count(ctx context.Context, c *etcd.Client, now time.Time) {
-	if now.Sub(n.counted) < beatEvery {
+// remember writes down how far etcd has come, and where it is.
+func (n *Node) remember(c *etcd.Client, now time.Time) {
+	if now.Sub(n.remembered) < beatEvery {
 		return
 	}
-	n.counted = now
+	n.remembered = now
 	if s := n.snap; s != nil {
 		if err := c.Remember(s.Revision); err != nil {
 			n.opt.Log.Warn("the newest revision of etcd can't be written down", "err", err)
 		}
 	}
-	var urls []string
-	voters := arbiterVoters // of an external etcd, which is its operator's business
-	if n.set.Embedded {
-		list, err := c.Members(ctx)
-		if err != nil {
-			return
-		}
-		for _, m := range list {
-			if !m.Learner && m.Name != "" {
-				urls = append(urls, m.Client)
-			}
-		}
-		voters = len(urls)
-	}
 	n.mu.Lock()
-	n.voters = voters
+	var urls []string
+	for _, m := range voters(n.members) {
+		urls = append(urls, m.Client)
+	}
 	n.mu.Unlock()
 	if len(urls) > 0 && n.set.learn(urls) {
 		cfg := n.set.etcd(n.opt.State)
@@ -361,10 +358,6 @@ func (n *Node) count(ctx context.Context, c *etcd.Client, now time.Time) {
 		}
 	}
 }
-
-// arbiterVoters is how many members etcd needs to outlive any one host: with fewer,
-// the loss of one may silence the arbiter together with a copy.
-const arbiterVoters = 3
 
 // alive is what this host offers.
 func (n *Node) alive() etcd.Alive {

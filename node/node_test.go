@@ -246,7 +246,7 @@ func TestLonely(t *testing.T) {
 	if err := c.Join(ctx, JoinRequest{Token: "x", Name: "a", Address: "10.0.0.1"}); err == nil || !strings.Contains(err.Error(), "token") {
 		t.Error(err)
 	}
-	if left, _ := os.ReadDir(filepath.Join(dir, "s")); len(left) != 1 {
+	if left, _ := os.ReadDir(filepath.Join(dir, "s")); len(left) != 2 { // the consoles, the lock
 		t.Errorf("refused requests left %v", left)
 	}
 	stop()
@@ -319,6 +319,106 @@ func TestUseless(t *testing.T) {
 		}
 		if got := useless(s, &c.p); got != c.is {
 			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+// A daemon that is started while the one before it still ends waits for that, and for
+// its ports, instead of giving up.
+func TestSuccessor(t *testing.T) {
+	dir, err := os.MkdirTemp("", "tdm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: ports(t, 1)}).String()
+	opt := Options{State: filepath.Join(dir, "s"), Run: filepath.Join(dir, "r"), Metrics: addr, Log: slog.New(slog.DiscardHandler)}
+	old, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := old.alone(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	c := NewClient(opt.Run)
+	if _, err := c.Info(ctx); err == nil {
+		t.Error("two daemons answer for one folder")
+	}
+	release()
+	eventually(t, "the new one answers", func() bool { _, err := c.Info(ctx); return err == nil })
+	port.Close()
+	eventually(t, "its metrics too", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	if err := given(t, opt); err == nil || !strings.Contains(err.Error(), "stop it first") {
+		t.Errorf("another daemon: %v", err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// given is what a daemon says whose patience with the one before it is over.
+func given(t *testing.T, opt Options) error {
+	t.Helper()
+	n, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	release, err := n.alone(over)
+	if err == nil {
+		release()
+	}
+	return err
+}
+
+// A pair is protected only while etcd would outlive the host of either copy.
+func TestVotes(t *testing.T) {
+	three := func(c bool) votes { return votes{up: map[string]bool{"a": true, "b": true, "c": c}} }
+	for _, c := range []struct {
+		name           string
+		votes          votes
+		hosts          []string
+		enough, stands bool
+		says           string
+	}{
+		{"external", votes{external: true}, []string{"a", "b"}, true, true, "external"},
+		{"not known yet", votes{}, []string{"a", "b"}, false, false, "0 of 0"},
+		{"one", votes{up: map[string]bool{"a": true}}, []string{"a"}, false, false, "add a host or a witness"},
+		{"two", votes{up: map[string]bool{"a": true, "b": true}}, []string{"a", "b"}, false, false, "2 of 2"},
+		{"three", three(true), []string{"a", "b"}, true, true, "3 of 3"},
+		{"the third is silent", three(false), []string{"a", "b"}, true, false, "not c: bring that back"},
+		{"the backup's host is silent", three(false), []string{"a", "c"}, true, false, "2 of 3"},
+		{"copies on hosts without a vote", three(false), []string{"x", "y"}, true, true, "2 of 3"},
+		{"one of four is silent", votes{up: map[string]bool{"a": true, "b": true, "c": true, "d": false}}, []string{"a", "b"}, true, false, "3 of 4"},
+		{"one of five is silent", votes{up: map[string]bool{"a": true, "b": true, "c": true, "d": true, "e": false}}, []string{"a", "b"}, true, true, "4 of 5"},
+		{"two of five are silent", votes{up: map[string]bool{"a": true, "b": true, "c": true, "d": false, "e": false}}, []string{"a"}, true, false, "not d and e"},
+	} {
+		in := cluster.Instance{Primary: cluster.Copy{Host: c.hosts[0]}}
+		if len(c.hosts) > 1 {
+			in.Backup.Host = c.hosts[1]
+		}
+		if c.votes.enough() != c.enough || c.votes.endangered(in) == c.stands || !strings.Contains(c.votes.String(), c.says) {
+			t.Errorf("%s: enough %v, endangered %v: %s", c.name, c.votes.enough(), c.votes.endangered(in), c.votes)
 		}
 	}
 }

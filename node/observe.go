@@ -58,7 +58,7 @@ func (n *Node) observe(s *etcd.Snapshot, now time.Time, under map[string]doing) 
 	for _, v := range s.VMs {
 		d.VMs = append(d.VMs, desiredOf(v))
 		in := instanceOf(s, v)
-		in.Arbiter = n.voters >= arbiterVoters
+		in.Arbiter, in.Endangered = n.votes.enough(), n.votes.endangered(in)
 		if x, is := under[v.Name]; is && x.until.After(now) && in.Primary.State != cluster.Dead && in.Primary.State != cluster.PoweredOff {
 			in.Doing = x.kind
 		}
