@@ -3,9 +3,9 @@
 // Package ram is guest memory outside Go's heap: the collector neither scans nor
 // counts it, untouched pages cost nothing, and it returns to the host at Close.
 //
-// It is a memfd where the host allows that (such memory has a name in
-// /proc/PID/maps and is not swapped to a file), and anonymous memory elsewhere.
-// It is zero at first. It is not part of core dumps: it holds the guest's secrets.
+// It is anonymous memory, which hosts give in huge pages on advice even where
+// shared memory has none (/sys/kernel/mm/transparent_hugepage). It is zero at
+// first. It is not part of core dumps: it holds the guest's secrets.
 package ram
 
 import (
@@ -19,55 +19,35 @@ import (
 
 // RAM is the memory of one machine.
 type RAM struct {
-	b    []byte
-	file bool // shared memory, else anonymous
+	b      []byte
+	mapped []byte // b, and what aligns it
 }
 
-// New maps size bytes of zeros, a positive multiple of the host's page size.
-func New(size uint64) (*RAM, error) { return newRAM(size, memfd) }
+// hugePage is the size of a huge page on most hosts. Elsewhere memory that begins
+// at a multiple of it is as right.
+const hugePage = 2 << 20
 
-func newRAM(size uint64, open func(size int64) (int, error)) (*RAM, error) {
+// New maps size bytes of zeros, a positive multiple of the host's page size.
+func New(size uint64) (*RAM, error) {
 	page := uint64(os.Getpagesize())
-	if size == 0 || size%page != 0 || size > math.MaxInt {
+	if size == 0 || size%page != 0 || size > math.MaxInt-hugePage {
 		return nil, fmt.Errorf("guest memory of %d bytes: it must be a multiple of %d, and not 0", size, page)
 	}
 	// Mapping reserves nothing, so what can't ever work must be refused here.
 	if total, _ := host(); total > 0 && size > total {
 		return nil, short(size, unix.ENOMEM)
 	}
-	r := &RAM{}
-	fd, err := open(int64(size))
-	if err == nil {
-		r.file = true
-		r.b, err = unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-		unix.Close(fd) // the mapping keeps the memory
-	} else { // forbidden by vm.memfd_noexec, seccomp or RLIMIT_FSIZE
-		r.b, err = unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
-			unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-	}
+	mapped, err := unix.Mmap(-1, 0, int(size+hugePage), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, short(size, err)
 	}
+	skip := -address(mapped) % hugePage
+	r := &RAM{mapped[skip:][:size:size], mapped}
 	// Advice: hosts without huge pages are as right, only slower.
 	unix.Madvise(r.b, unix.MADV_HUGEPAGE)
 	unix.Madvise(r.b, unix.MADV_DONTDUMP)
 	return r, nil
-}
-
-func memfd(size int64) (int, error) {
-	const name = "tandem-ram"
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
-	if err == unix.EINVAL { // before Linux 6.3
-		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	}
-	if err != nil {
-		return -1, err
-	}
-	if err := unix.Ftruncate(fd, size); err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
 }
 
 // short says what to do when there is no memory.
@@ -106,11 +86,7 @@ func (r *RAM) Release(off, n uint64) error {
 	if n == 0 {
 		return nil
 	}
-	advice := unix.MADV_DONTNEED
-	if r.file {
-		advice = unix.MADV_REMOVE // punches a hole; DONTNEED would keep the content
-	}
-	if err := unix.Madvise(r.b[off:off+n], advice); err != nil {
+	if err := unix.Madvise(r.b[off:off+n], unix.MADV_DONTNEED); err != nil {
 		return fmt.Errorf("release %d bytes of guest memory: %w", n, err)
 	}
 	return nil
@@ -121,8 +97,8 @@ func (r *RAM) Close() error {
 	if r.b == nil {
 		return nil
 	}
-	err := unix.Munmap(r.b)
-	r.b = nil
+	err := unix.Munmap(r.mapped)
+	r.b, r.mapped = nil, nil
 	if err != nil {
 		return fmt.Errorf("unmap guest memory: %w", err)
 	}

@@ -12,28 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// both runs a test with a memfd and with what is used where there is none.
-func both(t *testing.T, size uint64, f func(t *testing.T, r *RAM)) {
-	for name, open := range map[string]func(int64) (int, error){
-		"memfd":     memfd,
-		"anonymous": func(int64) (int, error) { return -1, unix.EACCES },
-	} {
-		t.Run(name, func(t *testing.T) {
-			r, err := newRAM(size, open)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if r.file != (name == "memfd") {
-				t.Fatalf("file is %v", r.file)
-			}
-			f(t, r)
-			if err := r.Close(); err != nil {
-				t.Error(err)
-			}
-			if err := r.Close(); err != nil {
-				t.Error("closed twice:", err)
-			}
-		})
+// with runs a test on memory of a size.
+func with(t *testing.T, size uint64, f func(*RAM)) {
+	r, err := New(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f(r)
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error("closed twice:", err)
 	}
 }
 
@@ -41,7 +31,7 @@ func both(t *testing.T, size uint64, f func(t *testing.T, r *RAM)) {
 // their neighbours stay.
 func TestRelease(t *testing.T) {
 	page := uint64(os.Getpagesize())
-	both(t, 16*page, func(t *testing.T, r *RAM) {
+	with(t, 16*page, func(r *RAM) {
 		b := r.Bytes()
 		if uint64(len(b)) != 16*page || len(bytes.TrimLeft(b, "\x00")) != 0 {
 			t.Fatal("not 16 pages of zeros")
@@ -67,7 +57,7 @@ func TestRelease(t *testing.T) {
 // Released memory really leaves the process.
 func TestResident(t *testing.T) {
 	const size = 8 << 20
-	both(t, size, func(t *testing.T, r *RAM) {
+	with(t, size, func(r *RAM) {
 		resident := func() (pages int) {
 			vec := make([]byte, size/os.Getpagesize())
 			if _, _, errno := unix.Syscall(unix.SYS_MINCORE, address(r.b), size, address(vec)); errno != 0 {
@@ -77,6 +67,9 @@ func TestResident(t *testing.T) {
 				pages += int(v & 1)
 			}
 			return pages
+		}
+		if address(r.b)%hugePage != 0 {
+			t.Errorf("at %#x", address(r.b))
 		}
 		if n := resident(); n != 0 {
 			t.Errorf("%d pages at first", n)
@@ -99,7 +92,7 @@ func TestResident(t *testing.T) {
 // Ranges outside the memory, or within pages, are refused.
 func TestReleaseRange(t *testing.T) {
 	page := uint64(os.Getpagesize())
-	both(t, 4*page, func(t *testing.T, r *RAM) {
+	with(t, 4*page, func(r *RAM) {
 		for _, c := range [][2]uint64{{0, 5 * page}, {5 * page, 0}, {1, page}, {0, 1}, {page, math.MaxUint64 - page + 1}, {4 * page, page}} {
 			if r.Release(c[0], c[1]) == nil {
 				t.Errorf("%#x bytes at %#x were released", c[1], c[0])

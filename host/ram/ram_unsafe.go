@@ -4,6 +4,6 @@ package ram
 
 import "unsafe"
 
-// address is for system calls on memory that doesn't move: mapped, or kept alive
-// by the caller on the heap, which Go doesn't move either.
+// address is where memory is that doesn't move: mapped, or kept alive by the caller
+// on the heap, which Go doesn't move either.
 func address(b []byte) uintptr { return uintptr(unsafe.Pointer(&b[0])) }
