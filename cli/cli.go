@@ -73,7 +73,8 @@ func newRoot() *cobra.Command {
 	})
 	group(root)
 	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
-		replicaCommand(), demoCommand(), versionCommand())
+		replicaCommand(), demoCommand(), versionCommand(), nodeCommand(), witnessCommand(), clusterCommand(), nodesCommand())
+	root.AddCommand(vmCommands()...)
 	return root
 }
 

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"tandem/host/certs"
 	"tandem/host/claim"
 	"tandem/host/control"
+	"tandem/host/etcd"
 	"tandem/host/link"
 	"tandem/host/ram"
 	"tandem/host/site"
@@ -48,6 +50,9 @@ type replicaFlags struct {
 	console  string
 	events   string
 	control  string
+	owner    string // token; made here if empty
+	epoch    uint64 // that a primary claims; 0: the next one
+	result   string
 }
 
 func replicaCommand() *cobra.Command {
@@ -79,7 +84,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 			if err := f.tune(&replica.Config{}); err != nil {
 				return err // before anything is opened
 			}
-			return run(c.Context(), f)
+			return f.end(run(c.Context(), f))
 		},
 	}
 	fs := c.Flags()
@@ -87,14 +92,54 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
-	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims")
+	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims, or etcd:FILE, a file that tandem node keeps")
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
 	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
 	fs.StringVar(&f.rate, "clone-rate", "", "bytes a second, with K, M or G, that a clone of this copy for a new backup may send; default: what the network takes")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
+	fs.StringVar(&f.owner, "owner", "", "token of this process for its claims, never used before; default: a random one")
+	fs.Uint64Var(&f.epoch, "epoch", 0, "epoch that a primary claims, or ends; default: the next one, whichever it is")
+	fs.StringVar(&f.result, "result", "", "file that says at the end how this copy ended")
 	return c, f
+}
+
+// end writes how a copy ended, for a daemon that may not be its parent.
+func (f *replicaFlags) end(err error) error {
+	if f.result == "" {
+		return err
+	}
+	r := control.Result{End: control.EndOff}
+	var guest exitError
+	switch {
+	case err == nil:
+	case errors.As(err, &guest):
+		r.Why = "the guest left " + err.Error()
+	case errors.Is(err, replica.ErrHalted):
+		r = control.Result{End: control.EndHalted, Why: err.Error()}
+	default:
+		r = control.Result{End: control.EndFailed, Why: err.Error()}
+	}
+	return errors.Join(err, r.Save(f.result))
+}
+
+// arbiter decides who holds the VM.
+type arbiter interface {
+	world.Arbiter
+	// ID tells arbiters of a kind apart.
+	ID() string
+}
+
+// openArbiter opens a folder, or what etcd:FILE describes; kind is part of its name
+// to the peer.
+func (f *replicaFlags) openArbiter() (a arbiter, kind string, err error) {
+	if path, ok := strings.CutPrefix(f.arbiter, "etcd:"); ok {
+		a, err = etcd.OpenArbiter(path, f.vm.name)
+		return a, "etcd", err
+	}
+	a, err = claim.Open(f.arbiter, f.vm.name)
+	return a, "folder", err
 }
 
 // copyOfVM is what both roles need to run.
@@ -103,7 +148,7 @@ type copyOfVM struct {
 	wake    func()
 	woken   <-chan struct{}
 	site    *site.Site
-	arbiter *claim.Folder
+	arbiter arbiter
 	owner   string
 	cfg     replica.Config
 	world   replica.World
@@ -132,10 +177,13 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	c = &copyOfVM{clock: host.NewClock(), cfg: replica.DefaultConfig()}
 	c.wake, c.woken = host.Wake()
-	token := make([]byte, 16)
-	rand.Read(token)
-	c.owner = hex.EncodeToString(token)
-	if c.arbiter, err = claim.Open(f.arbiter, f.vm.name); err != nil {
+	if c.owner = f.owner; c.owner == "" {
+		token := make([]byte, 16)
+		rand.Read(token)
+		c.owner = hex.EncodeToString(token)
+	}
+	var kind string
+	if c.arbiter, kind, err = f.openArbiter(); err != nil {
 		return nil, err
 	}
 	if c.tls, err = loadTLS(f.tls); err != nil {
@@ -164,7 +212,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	id := sha256.Sum256([]byte(f.vm.name))
 	c.cfg.FT.VM = ft.VM(id[:16])
 	c.cfg.FT.Machine = machine.Version
-	c.cfg.FT.Arbiter = "folder " + c.arbiter.ID()
+	c.cfg.FT.Arbiter = kind + " " + c.arbiter.ID()
 	c.cfg.Console = vm.console
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
@@ -250,7 +298,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	epoch, err := c.claimNext()
+	epoch, err := c.claimNext(event.Epoch(f.epoch))
 	if err != nil {
 		return err
 	}
@@ -287,13 +335,16 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	return c.run(ctx, r)
 }
 
-// claimNext opens the VM's next epoch for this process.
-func (c *copyOfVM) claimNext() (event.Epoch, error) {
-	rec, err := c.arbiter.Read()
-	if err != nil {
-		return 0, err
+// claimNext opens the VM's next epoch for this process: the one that it was planned
+// for, if that was said.
+func (c *copyOfVM) claimNext(epoch event.Epoch) (event.Epoch, error) {
+	if epoch == 0 {
+		rec, err := c.arbiter.Read()
+		if err != nil {
+			return 0, err
+		}
+		epoch = rec.Epoch + 1
 	}
-	epoch := rec.Epoch + 1
 	won, cur, err := c.arbiter.Claim(epoch, c.owner, 0)
 	if err != nil {
 		return 0, err

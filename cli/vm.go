@@ -112,7 +112,11 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 		return out, usageError{fmt.Errorf("%d disks: a machine takes at most %d, so leave some out", n, maxDisks)}
 	}
 	for i, d := range disks {
-		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i), v.capacity); err != nil {
+		url, size, err := v.sized(d)
+		if err != nil {
+			return out, err
+		}
+		if err := out.addDisk(url, fmt.Sprintf("tandem-%d", i), size); err != nil {
 			return out, err
 		}
 	}
@@ -128,6 +132,18 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 func (o *vm) add(d machine.Device, s site.Slot) {
 	o.config.Devices = append(o.config.Devices, d)
 	o.slots = append(o.slots, s)
+}
+
+// sized splits FILE or URL from ,size=BYTES, by which a daemon says what it knows.
+func (v *vmFlags) sized(disk string) (url string, size uint64, err error) {
+	url, text, has := strings.Cut(disk, ",size=")
+	if !has {
+		return disk, v.capacity, nil
+	}
+	if size, err = parseSize(text); err != nil {
+		return "", 0, usageError{fmt.Errorf("--disk %s: %w", disk, err)}
+	}
+	return url, size, nil
 }
 
 func (o *vm) addDisk(url, serial string, size uint64) error {

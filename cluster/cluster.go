@@ -215,9 +215,10 @@ type Instance struct {
 	Doing    Kind // under way at the owner without showing in a copy: SwapRoles, StopBackup, PowerOff, Delete; cleared when its node restarts
 	Progress int  // of the copy being made, per mille
 
-	Arbiter bool     // a claim can be made
-	Fence   bool     // all its disks and networks can shut out an older epoch
-	Disks   []string // hosts that have its current disk; none: any host reaches it
+	Arbiter    bool     // a claim can be made
+	Endangered bool     // but none once the host of either copy is lost
+	Fence      bool     // all its disks and networks can shut out an older epoch
+	Disks      []string // hosts that have its current disk; none: any host reaches it
 
 	// Failures of actions since one succeeded, and a backup lost soon after its
 	// start, so that a VM that can't be protected isn't cloned for ever.

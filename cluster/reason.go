@@ -156,7 +156,8 @@ func (s Status) String() string {
 }
 
 // word is a VM's protection as observed. Only an arbiter makes a backup worth
-// the name: without one nobody could go live.
+// the name: without one nobody could go live, and one that is lost with the
+// primary's host is none.
 func (p *planner) word(v *vm) Word {
 	in := v.in
 	up := p.heard(in.Primary)
@@ -170,6 +171,8 @@ func (p *planner) word(v *vm) Word {
 	case in.Primary.State == Starting:
 		return IsStarting
 	case !in.Arbiter:
+		return NoArbiter
+	case up && in.Backup.State == Protected && in.Endangered:
 		return NoArbiter
 	case up && in.Backup.State == Protected:
 		return IsProtected

@@ -14,14 +14,17 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,9 +41,11 @@ const (
 	keyExt    = ".key"
 	certBlock = "CERTIFICATE"
 	keyBlock  = "PRIVATE KEY" // PKCS #8
+
+	requestBlock = "CERTIFICATE REQUEST"
 )
 
-// CA issues the certificates of one VM. ECDSA on P-256.
+// CA issues the certificates of one VM, or of a cluster's hosts. ECDSA on P-256.
 type CA struct {
 	CertPEM []byte
 	KeyPEM  []byte
@@ -71,31 +76,77 @@ func NewCA(name string) (*CA, error) {
 	return &CA{CertPEM: encode(certBlock, der), KeyPEM: keyPEM, cert: cert, key: key}, nil
 }
 
-// Issue makes a certificate for a replica, valid as long as the CA at most.
-func (ca *CA) Issue(name string) (certPEM, keyPEM []byte, err error) {
+// Issue makes a certificate for a replica, valid as long as the CA at most. A host
+// that is dialed by address has its addresses in it.
+func (ca *CA) Issue(name string, addrs ...net.IP) (certPEM, keyPEM []byte, err error) {
 	key, keyPEM, err := newKey()
 	if err != nil {
 		return nil, nil, err
 	}
+	certPEM, err = ca.sign(name, key.Public(), addrs)
+	return certPEM, keyPEM, err
+}
+
+func (ca *CA) sign(name string, key any, addrs []net.IP) ([]byte, error) {
 	t, err := template(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if time.Now().After(ca.cert.NotAfter) {
-		return nil, nil, fmt.Errorf("the CA %s has expired; make a new one and issue all of the VM's certificates again",
+		return nil, fmt.Errorf("the CA %s has expired; make a new one and issue all of its certificates again",
 			ca.cert.Subject)
 	}
 	if t.NotAfter.After(ca.cert.NotAfter) {
 		t.NotAfter = ca.cert.NotAfter
 	}
-	t.DNSNames = []string{name}
+	t.DNSNames, t.IPAddresses = []string{name}, addrs
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key.Public(), ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key, ca.key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("issue a certificate for %q: %w", name, err)
+		return nil, fmt.Errorf("issue a certificate for %q: %w", name, err)
 	}
-	return encode(certBlock, der), keyPEM, nil
+	return encode(certBlock, der), nil
+}
+
+// Sign issues a certificate for the key of a request, so that the key never leaves
+// its host. Nothing else is taken from the request.
+func (ca *CA) Sign(request []byte, name string, addrs ...net.IP) ([]byte, error) {
+	block, _ := pem.Decode(request)
+	if block == nil || block.Type != requestBlock {
+		return nil, errors.New("this is no request for a certificate")
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err == nil {
+		err = csr.CheckSignature()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the request for a certificate is damaged: %w", err)
+	}
+	return ca.sign(name, csr.PublicKey, addrs)
+}
+
+// Request makes a key, and the request for its certificate.
+func Request(name string) (request, keyPEM []byte, err error) {
+	key, keyPEM, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return encode(requestBlock, der), keyPEM, nil
+}
+
+// Fingerprint is the SHA-256 of a certificate, by which people and tokens name a CA.
+func Fingerprint(certPEM []byte) (string, error) {
+	block, _ := pem.Decode(certPEM)
+	if block == nil || block.Type != certBlock {
+		return "", errors.New("this is no certificate")
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 // Pool is what peers are checked against.
@@ -119,11 +170,14 @@ func (ca *CA) Pair(name string) (tls.Certificate, error) {
 func (ca *CA) Save(dir string) error { return save(dir, caName, ca.CertPEM, ca.KeyPEM) }
 
 // SavePair issues a certificate into a folder. It replaces none that is there.
-func (ca *CA) SavePair(dir, name string) error {
+func (ca *CA) SavePair(dir, name string) error { return ca.SaveHost(dir, name) }
+
+// SaveHost is SavePair for a host that is dialed by its addresses.
+func (ca *CA) SaveHost(dir, name string, addrs ...net.IP) error {
 	if name == caName || name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return fmt.Errorf("a certificate can't be named %q: it must be a file name, other than %q", name, caName)
 	}
-	cert, key, err := ca.Issue(name)
+	cert, key, err := ca.Issue(name, addrs...)
 	if err != nil {
 		return err
 	}

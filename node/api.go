@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"tandem/cluster"
+	"tandem/host/certs"
+	"tandem/host/etcd"
+	"tandem/host/nbd"
+)
+
+// Socket is the name of the API's socket in the run folder. Who may open it may do
+// everything; its folder is the owner's only.
+const Socket = "node.sock"
+
+const maxRequest = 1 << 20
+
+// NodeInfo is a node for people.
+type NodeInfo struct {
+	etcd.Node
+	State     string `json:"state"` // up, down, dead, witness
+	CPUs      int    `json:"cpus"`
+	Memory    int64  `json:"memory"`
+	Left      int64  `json:"memory_left"` // to place
+	Primaries int    `json:"primaries"`
+	Backups   int    `json:"backups"`
+	Self      bool   `json:"self,omitempty"`
+}
+
+// CopyInfo is one copy of a VM.
+type CopyInfo struct {
+	Node    string `json:"node"`
+	State   string `json:"state"`
+	Address string `json:"address,omitempty"`
+}
+
+// VMInfo is a VM for people.
+type VMInfo struct {
+	etcd.VM
+	Protected bool      `json:"protected"`
+	Status    string    `json:"status"` // protected, or not protected: why
+	Detail    string    `json:"detail,omitempty"`
+	Epoch     uint64    `json:"epoch"`
+	Primary   *CopyInfo `json:"primary,omitempty"`
+	Backup    *CopyInfo `json:"backup,omitempty"`
+	Next      *CopyInfo `json:"next,omitempty"`
+	Failures  int       `json:"failures,omitempty"`
+}
+
+// Info is the daemon itself.
+type Info struct {
+	Name    string `json:"name"`
+	Cluster string `json:"cluster"`
+	Trouble string `json:"trouble,omitempty"`
+	Voters  int    `json:"etcd_voters"`
+	Heard   int    `json:"etcd_voters_heard"`
+}
+
+// CreateRequest makes a VM.
+type CreateRequest struct {
+	Name  string    `json:"name"`
+	FT    bool      `json:"ft"`
+	Start bool      `json:"start"`
+	Spec  etcd.Spec `json:"spec"`
+}
+
+// VMChange changes what is wanted of a VM; nil leaves a thing.
+type VMChange struct {
+	Power *bool `json:"power,omitempty"`
+	FT    *bool `json:"ft,omitempty"`
+}
+
+// NodeChange changes what is wanted of a node; nil leaves a thing.
+type NodeChange struct {
+	Evacuation *string `json:"evacuation,omitempty"` // "", evacuate, force
+	Cordoned   *bool   `json:"cordoned,omitempty"`
+	Dead       *bool   `json:"dead,omitempty"` // an operator vouches that it has ended
+}
+
+// failure is an error with its status code.
+type failure struct {
+	code int
+	error
+}
+
+func refuse(format string, args ...any) error { return failure{400, fmt.Errorf(format, args...)} }
+func missing(what, name string) error {
+	return failure{404, fmt.Errorf("there is no %s %s", what, name)}
+}
+
+// serveAPI opens the socket, in place of one that a daemon before us left. docs/cluster.md lists the paths.
+func (n *Node) serveAPI() (*http.Server, error) {
+	path := filepath.Join(n.opt.Run, Socket)
+	os.Remove(path)
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for pattern, f := range map[string]func(*http.Request) (any, error){
+		"GET /v1/info":              n.getInfo,
+		"POST /v1/cluster/init":     n.postInit,
+		"POST /v1/cluster/join":     n.postJoin,
+		"POST /v1/cluster/token":    n.postToken,
+		"POST /v1/cluster/confirm":  n.postConfirm,
+		"GET /v1/nodes":             n.getNodes,
+		"PATCH /v1/nodes/{name}":    n.patchNode,
+		"DELETE /v1/nodes/{name}":   n.deleteNode,
+		"GET /v1/vms":               n.getVMs,
+		"POST /v1/vms":              n.postVM,
+		"GET /v1/vms/{name}":        n.getVM,
+		"PATCH /v1/vms/{name}":      n.patchVM,
+		"DELETE /v1/vms/{name}":     n.deleteVM,
+		"GET /v1/vms/{name}/events": n.getEvents,
+	} {
+		mux.HandleFunc(pattern, answer(f))
+	}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	n.wg.Go(func() { srv.Serve(ln) })
+	return srv, nil
+}
+
+func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		v, err := f(r)
+		code := http.StatusOK
+		if err != nil {
+			var fail failure
+			code = http.StatusServiceUnavailable
+			if errors.As(err, &fail) {
+				code = fail.code
+			}
+			v = map[string]string{"error": err.Error()}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		json.NewEncoder(w).Encode(v)
+	}
+}
+
+func read[T any](r *http.Request) (v T, err error) {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err = d.Decode(&v); err != nil && !errors.Is(err, io.EOF) {
+		return v, refuse("the request is no JSON of the kind wanted: %w", err)
+	}
+	return v, nil
+}
+
+func (n *Node) getInfo(*http.Request) (any, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var i Info
+	if n.set != nil {
+		i.Name, i.Cluster = n.set.Name, n.set.Cluster
+		i.Voters, i.Heard = n.votes.count()
+	}
+	if n.trouble != nil {
+		i.Trouble = n.trouble.Error()
+	}
+	return i, nil
+}
+
+// joinTime bounds the making of a member, an etcd's start included.
+const joinTime = 3 * time.Minute
+
+func (n *Node) postInit(r *http.Request) (any, error) {
+	q, err := read[InitRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), joinTime)
+	defer cancel()
+	token, err := n.Init(ctx, q)
+	if err != nil {
+		return nil, failure{400, err}
+	}
+	return map[string]string{"token": token}, nil
+}
+
+func (n *Node) postJoin(r *http.Request) (any, error) {
+	q, err := read[JoinRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), joinTime)
+	defer cancel()
+	if err := n.Join(ctx, q); err != nil {
+		return nil, failure{400, err}
+	}
+	return struct{}{}, nil
+}
+
+func (n *Node) postToken(r *http.Request) (any, error) {
+	token, err := n.NewToken(r.Context())
+	return map[string]string{"token": token}, err
+}
+
+func (n *Node) postConfirm(r *http.Request) (any, error) {
+	c, err := n.connected()
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, c.Confirm(r.Context())
+}
+
+// look loads the registry for a request.
+func (n *Node) look(ctx context.Context) (*etcd.Client, *etcd.Snapshot, error) {
+	c, err := n.connected()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := c.Load(ctx)
+	return c, s, err
+}
+
+func (n *Node) getNodes(r *http.Request) (any, error) {
+	_, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	d, _, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
+	list := []NodeInfo{}
+	for _, h := range s.Nodes {
+		a, up := s.Alive[h.Name]
+		i := NodeInfo{Node: h, State: "down", CPUs: a.CPUs, Memory: a.Memory, Self: h.Name == n.set.Name}
+		switch {
+		case h.Witness:
+			i.State = "witness"
+		case up:
+			i.State = "up"
+		case h.Dead != "":
+			i.State = "dead"
+		}
+		for _, st := range d.Hosts {
+			if st.Host == h.Name {
+				i.Left, i.Primaries, i.Backups = st.Memory, st.Primaries, st.Backups
+			}
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+func (n *Node) patchNode(r *http.Request) (any, error) {
+	q, err := read[NodeChange](r)
+	if err != nil {
+		return nil, err
+	}
+	c, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	h, ok := s.Node(name)
+	if !ok {
+		return nil, missing("node", name)
+	}
+	if q.Evacuation != nil {
+		if !slices.Contains([]string{"", evacuate, forceEvacuate}, *q.Evacuation) {
+			return nil, refuse("evacuation %q: choose evacuate, force or nothing", *q.Evacuation)
+		}
+		h.Evacuation = *q.Evacuation
+	}
+	if q.Cordoned != nil {
+		h.Cordoned = *q.Cordoned
+	}
+	if q.Dead != nil {
+		h.Dead = ""
+		if _, up := s.Alive[name]; *q.Dead && up {
+			return nil, refuse("%s is heard: it is not dead", name)
+		}
+		if *q.Dead {
+			h.Dead = "vouched for at " + time.Now().UTC().Format(time.RFC3339)
+		}
+	}
+	return h, c.SaveNode(r.Context(), s, h)
+}
+
+// deleteNode takes a node out of the cluster for good.
+func (n *Node) deleteNode(r *http.Request) (any, error) {
+	c, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	name := r.PathValue("name")
+	h, ok := s.Node(name)
+	if !ok {
+		return nil, missing("node", name)
+	}
+	if _, up := s.Alive[name]; up {
+		return nil, refuse("%s is heard: evacuate it and stop its daemon first", name)
+	}
+	for vm, copies := range s.Copies {
+		if copies[name].Alive {
+			return nil, refuse("a copy of %s may still run on %s: run tandem cluster dead %s once that host is off for sure", vm, name, name)
+		}
+	}
+	if h.Member != 0 {
+		if err := c.RemoveMember(r.Context(), h.Member); err != nil {
+			return nil, err
+		}
+	}
+	return struct{}{}, c.RemoveNode(r.Context(), s, name)
+}
+
+// info describes a VM by one look: a plan of an older one would say protected of a
+// pair that is none any more.
+func (n *Node) info(s *etcd.Snapshot, v etcd.VM, d cluster.Decision, o cluster.Observed) VMInfo {
+	i := VMInfo{VM: v, Status: cluster.NotRunning.String(), Epoch: s.Claims[v.Name].Epoch}
+	for _, st := range d.VMs {
+		if st.VM == v.Name {
+			i.Protected, i.Status = st.Word == cluster.IsProtected, st.Word.String()
+			i.Detail = strings.TrimPrefix(strings.TrimPrefix(st.String(), i.Status), "; ")
+			if st.Word == cluster.NoArbiter {
+				i.Detail = n.voice()
+			}
+		}
+	}
+	copies := s.Copies[v.Name]
+	show := func(c cluster.Copy) *CopyInfo {
+		if c.State == cluster.NoCopy {
+			return nil
+		}
+		return &CopyInfo{c.Host, c.State.String(), copies[c.Host].Address}
+	}
+	for _, in := range o.VMs {
+		if in.VM == v.Name {
+			i.Primary, i.Backup, i.Next, i.Failures = show(in.Primary), show(in.Backup), show(in.Next), in.Failures
+		}
+	}
+	return i
+}
+
+func (n *Node) getVMs(r *http.Request) (any, error) {
+	_, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	d, o, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
+	list := []VMInfo{}
+	for _, v := range s.VMs {
+		list = append(list, n.info(s, v, d, o))
+	}
+	return list, nil
+}
+
+func (n *Node) getVM(r *http.Request) (any, error) {
+	_, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	v, ok := s.VM(r.PathValue("name"))
+	if !ok {
+		return nil, missing("VM", r.PathValue("name"))
+	}
+	d, o, err := n.plan(s, time.Now(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return n.info(s, v, d, o), nil
+}
+
+func (n *Node) postVM(r *http.Request) (any, error) {
+	q, err := read[CreateRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(q); err != nil {
+		return nil, failure{400, err}
+	}
+	if err := measure(r.Context(), &q.Spec); err != nil {
+		return nil, failure{400, err}
+	}
+	c, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	ca, err := certs.NewCA("vm " + q.Name)
+	if err != nil {
+		return nil, err
+	}
+	secrets := etcd.Secrets{CA: ca.CertPEM}
+	if secrets.Cert, secrets.Key, err = ca.Issue(certs.Replica); err != nil {
+		return nil, err
+	}
+	v := etcd.VM{Name: q.Name, Revision: 1, Asked: 1, Power: q.Start, FT: q.FT, Made: time.Now().UTC(), Spec: q.Spec}
+	if err := c.CreateVM(r.Context(), s, v, secrets); err != nil {
+		return nil, err
+	}
+	n.event(r.Context(), c, v.Name, "asked", 0, "created; FT %v, started %v", q.FT, q.Start)
+	return v, nil
+}
+
+// measure asks for the sizes of disks: once a VM is protected, its disks answer to
+// the owner of its epoch only.
+func measure(ctx context.Context, s *etcd.Spec) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, url := range s.Disks[min(len(s.Sizes), len(s.Disks)):] {
+		d, err := nbd.Dial(ctx, url, 0, func() {})
+		if err != nil {
+			return fmt.Errorf("%w; see that tandem store runs and is reached, or say how large the disks are", err)
+		}
+		s.Sizes = append(s.Sizes, d.Size())
+		d.Close()
+	}
+	return nil
+}
+
+// check validates what an operator gave. What only a host can know, its node finds.
+func check(q CreateRequest) error {
+	s := q.Spec
+	switch {
+	case !etcd.ValidName(q.Name):
+		return fmt.Errorf("%q is no name of a VM: use at most 63 letters, digits, '-', '_' and '.'", q.Name)
+	case s.CPUs < 1 || s.CPUs > cluster.MaxCPUs:
+		return fmt.Errorf("%d CPUs: give at least 1", s.CPUs)
+	case s.Memory < 1<<20 || s.Memory > cluster.MaxBytes:
+		return fmt.Errorf("memory of %d bytes: give at least 1M", s.Memory)
+	case s.Image == "" && s.Kernel == "" && s.Firmware == "":
+		return errors.New("nothing to boot: give an image, a kernel or firmware")
+	case s.Network == "user":
+		return errors.New("network user ends with its process: a VM of a cluster needs switch:ADDRESS or none")
+	}
+	for _, path := range []string{s.Image, s.Kernel, s.Initrd, s.Firmware} {
+		if path != "" && !filepath.IsAbs(path) {
+			return fmt.Errorf("%s: give the whole path, the same on every host", path)
+		}
+	}
+	for _, d := range s.Disks {
+		if !strings.HasPrefix(d, "nbd://") {
+			return fmt.Errorf("disk %s: a VM of a cluster needs a disk that every host reaches: serve it with tandem store and give its nbd:// address", d)
+		}
+	}
+	if s.Timeout != "" {
+		if _, err := time.ParseDuration(s.Timeout); err != nil {
+			return fmt.Errorf("timeout %s: give a duration like 300ms", s.Timeout)
+		}
+	}
+	if s.Spread != "" && s.Spread != "prefer" && s.Spread != spreadRequire {
+		return fmt.Errorf("spread %q: choose prefer or require", s.Spread)
+	}
+	return nil
+}
+
+func (n *Node) patchVM(r *http.Request) (any, error) {
+	q, err := read[VMChange](r)
+	if err != nil {
+		return nil, err
+	}
+	c, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	v, ok := s.VM(r.PathValue("name"))
+	switch {
+	case !ok:
+		return nil, missing("VM", r.PathValue("name"))
+	case v.Deleted:
+		return nil, refuse("%s is being deleted", v.Name)
+	}
+	v.Revision++
+	if q.Power != nil {
+		v.Power = *q.Power
+		if v.Power {
+			v.Asked = v.Revision
+		}
+		n.event(r.Context(), c, v.Name, "asked", 0, "power %v", v.Power)
+	}
+	if q.FT != nil {
+		v.FT = *q.FT
+		n.event(r.Context(), c, v.Name, "asked", 0, "FT %v", v.FT)
+	}
+	return v, c.SaveVM(r.Context(), s, v)
+}
+
+func (n *Node) deleteVM(r *http.Request) (any, error) {
+	c, s, err := n.look(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	v, ok := s.VM(r.PathValue("name"))
+	if !ok {
+		return nil, missing("VM", r.PathValue("name"))
+	}
+	if _, begun := s.States[v.Name]; !begun {
+		return struct{}{}, c.ForgetVM(r.Context(), s, v.Name) // it never ran
+	}
+	v.Revision++
+	v.Deleted, v.Power = true, false
+	n.event(r.Context(), c, v.Name, "asked", 0, "delete")
+	return struct{}{}, c.SaveVM(r.Context(), s, v)
+}
+
+func (n *Node) getEvents(r *http.Request) (any, error) {
+	c, err := n.connected()
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.Events(r.Context(), r.PathValue("name"))
+	if list == nil {
+		list = []etcd.Event{}
+	}
+	return list, err
+}

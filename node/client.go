@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"syscall"
+
+	"tandem/host/etcd"
+)
+
+// Client asks a node's daemon.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient returns a Client of the daemon with a run folder.
+func NewClient(run string) *Client {
+	c := &Client{path: filepath.Join(run, Socket)}
+	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+	}}
+	return c
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body bytes.Buffer
+	if in != nil {
+		if err := json.NewEncoder(&body).Encode(in); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://node/v1"+path, &body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no daemon answers at %s: start tandem node, or give its --run folder", c.path)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s may not be opened: run as the daemon's user (%w)", c.path, syscall.EACCES)
+	case err != nil:
+		return err
+	}
+	defer resp.Body.Close()
+	b := io.LimitReader(resp.Body, 64<<20)
+	if resp.StatusCode != http.StatusOK {
+		var e struct {
+			Error string `json:"error"`
+		}
+		if json.NewDecoder(b).Decode(&e) != nil || e.Error == "" {
+			e.Error = resp.Status
+		}
+		return failure{resp.StatusCode, errors.New(e.Error)}
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(b).Decode(out)
+}
+
+type tokenAnswer struct {
+	Token string `json:"token"`
+}
+
+// Info asks for the daemon itself.
+func (c *Client) Info(ctx context.Context) (i Info, err error) {
+	return i, c.call(ctx, "GET", "/info", nil, &i)
+}
+
+// Init founds a cluster and returns a token for the others.
+func (c *Client) Init(ctx context.Context, r InitRequest) (string, error) {
+	var a tokenAnswer
+	err := c.call(ctx, "POST", "/cluster/init", r, &a)
+	return a.Token, err
+}
+
+// Join joins a cluster.
+func (c *Client) Join(ctx context.Context, r JoinRequest) error {
+	return c.call(ctx, "POST", "/cluster/join", r, nil)
+}
+
+// Token returns a new token.
+func (c *Client) Token(ctx context.Context) (string, error) {
+	var a tokenAnswer
+	err := c.call(ctx, "POST", "/cluster/token", nil, &a)
+	return a.Token, err
+}
+
+// Confirm accepts an etcd that had been wiped or restored.
+func (c *Client) Confirm(ctx context.Context) error {
+	return c.call(ctx, "POST", "/cluster/confirm", nil, nil)
+}
+
+// Nodes lists the nodes.
+func (c *Client) Nodes(ctx context.Context) (list []NodeInfo, err error) {
+	return list, c.call(ctx, "GET", "/nodes", nil, &list)
+}
+
+// ChangeNode changes what is wanted of a node.
+func (c *Client) ChangeNode(ctx context.Context, name string, q NodeChange) error {
+	return c.call(ctx, "PATCH", "/nodes/"+url.PathEscape(name), q, nil)
+}
+
+// RemoveNode takes a node out for good.
+func (c *Client) RemoveNode(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/nodes/"+url.PathEscape(name), nil, nil)
+}
+
+// VMs lists the VMs.
+func (c *Client) VMs(ctx context.Context) (list []VMInfo, err error) {
+	return list, c.call(ctx, "GET", "/vms", nil, &list)
+}
+
+// VM asks for one VM.
+func (c *Client) VM(ctx context.Context, name string) (i VMInfo, err error) {
+	return i, c.call(ctx, "GET", "/vms/"+url.PathEscape(name), nil, &i)
+}
+
+// Create makes a VM.
+func (c *Client) Create(ctx context.Context, q CreateRequest) error {
+	return c.call(ctx, "POST", "/vms", q, nil)
+}
+
+// ChangeVM changes what is wanted of a VM.
+func (c *Client) ChangeVM(ctx context.Context, name string, q VMChange) error {
+	return c.call(ctx, "PATCH", "/vms/"+url.PathEscape(name), q, nil)
+}
+
+// Delete ends a VM and removes its record; its disks stay.
+func (c *Client) Delete(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/vms/"+url.PathEscape(name), nil, nil)
+}
+
+// Events lists what happened to a VM, the oldest first.
+func (c *Client) Events(ctx context.Context, name string) (list []etcd.Event, err error) {
+	return list, c.call(ctx, "GET", "/vms/"+url.PathEscape(name)+"/events", nil, &list)
+}
