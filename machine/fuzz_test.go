@@ -102,8 +102,10 @@ func (c *coder) item() {
 		c.op(riscv.ADDI, riscv.SRAW)
 	case n < 18:
 		c.op(riscv.MUL, riscv.REMUW)
-	case n < 27:
+	case n < 23:
 		c.op(riscv.ADD_UW, riscv.CZERO_NEZ)
+	case n < 27:
+		c.words()
 	case n < 30:
 		c.op(riscv.LUI, riscv.AUIPC)
 	case n < 42:
@@ -179,12 +181,59 @@ func (c *coder) loop() {
 		default:
 			if c.IntN(3) == 0 {
 				c.floats()
+			} else if c.IntN(3) == 0 {
+				c.words()
 			}
 			c.op(riscv.ADDI, riscv.SRAW)
 		}
 	}
 	c.word(encode(riscv.ADDI, counter, counter, 0, -1))
 	c.word(encode(riscv.BNE, 0, counter, 0, int32(start-len(c.code))))
+}
+
+// words computes in 32 bits with few registers, so that results are overwritten
+// soon: rotations in parts and extensions, between what may leave the block.
+func (c *coder) words() {
+	few := c.Perm(len(results))[:3]
+	reg := func() uint32 { return results[few[c.IntN(len(few))]] }
+	for range 3 + c.IntN(10) {
+		switch c.IntN(9) {
+		case 0, 1: // a rotation, or nearly
+			n, size := int32(1+c.IntN(31)), int32(32)
+			left, right := riscv.SLLIW, riscv.SRLIW
+			if c.IntN(3) == 0 {
+				left, right, size = riscv.SLLI, riscv.SRLI, 64
+			}
+			from, a, b := reg(), reg(), reg()
+			c.word(encode(left, a, from, 0, n))
+			if c.IntN(4) == 0 {
+				c.word(encode(riscv.LW, reg(), c.ptr(), 0, c.offset()))
+			}
+			c.word(encode(right, b, from, 0, size-n))
+			op := []riscv.Op{riscv.OR, riscv.XOR, riscv.ADD, riscv.ADDW}[c.IntN(4)]
+			c.word(encode(op, reg(), a, b, 0))
+		case 2: // an extension by zeros, or nearly
+			a := reg()
+			c.word(encode(riscv.SLLI, a, reg(), 0, 32))
+			c.word(encode(riscv.SRLI, reg(), a, 0, int32(28+c.IntN(6))))
+		case 3:
+			c.word(encode(riscv.ADDIW, reg(), reg(), 0, int32(c.IntN(3)-1)))
+		case 4:
+			c.word(encode(c.among(riscv.XOR, riscv.AND), reg(), reg(), reg(), 0))
+		case 5:
+			c.word(encode([]riscv.Op{riscv.ADDW, riscv.SUBW}[c.IntN(2)], reg(), c.reg()%2*reg(), reg(), 0))
+		case 6:
+			c.word(encode(c.among(riscv.LB, riscv.LWU), reg(), c.ptr(), 0, c.offset()))
+		case 7:
+			c.word(encode(c.among(riscv.SB, riscv.SD), 0, c.ptr(), reg(), c.offset()))
+		default:
+			if c.IntN(2) == 0 {
+				c.word(encode(riscv.ANDI, reg(), reg(), 0, int32(c.IntN(4)-1)))
+			} else {
+				c.branch(4 + c.even(24))
+			}
+		}
+	}
 }
 
 // atomic is an AMO, or LR and SC to the same or to another address.

@@ -27,17 +27,17 @@ func (t *translator) atomic(in *Inst, i int) {
 	bytes := int32(1) << size
 	switch op {
 	case riscv.LR_D:
-		t.lookup(in, i, bytes, false)
+		t.point(in, i, bytes, false)
 		t.offsetInRAM(tmp2)
 		t.Store(amd64.S64, t.word(l.ResvAddr), tmp2)
 		t.StoreImm(amd64.S8, t.word(l.ResvValid), 1)
-		t.LoadSX(size, amd64.S64, tmp, host)
+		t.LoadSX(size, amd64.S64, tmp, pointed)
 		t.put(in.Rd, tmp)
 	case riscv.SC_D:
-		t.lookup(in, i, bytes, true)
+		t.point(in, i, bytes, true)
 		t.storeConditional(in, size)
 	default:
-		t.lookup(in, i, bytes, true)
+		t.point(in, i, bytes, true)
 		t.amo(in, op, size)
 	}
 }
@@ -58,7 +58,7 @@ func (t *translator) storeConditional(in *Inst, size amd64.Size) {
 	t.offsetInRAM(tmp3)
 	t.RM(amd64.CMP, amd64.S64, tmp3, t.word(l.ResvAddr))
 	t.JccShort(amd64.NE, fail)
-	t.Store(size, host, t.get(in.Rs2, tmp2))
+	t.Store(size, pointed, t.get(in.Rs2, tmp2))
 	t.MovImm(tmp, 0)
 	t.JmpShort(done)
 	t.Bind(fail)
@@ -69,7 +69,7 @@ func (t *translator) storeConditional(in *Inst, size amd64.Size) {
 
 // amo combines memory with rs2; rd is what was there.
 func (t *translator) amo(in *Inst, op riscv.Op, size amd64.Size) {
-	t.LoadSX(size, amd64.S64, tmp2, host)
+	t.LoadSX(size, amd64.S64, tmp2, pointed)
 	t.copy(tmp3, in.Rs2)
 	if o, ok := combines[op]; ok {
 		t.RR(o, size, tmp3, tmp2)
@@ -78,6 +78,6 @@ func (t *translator) amo(in *Inst, op riscv.Op, size amd64.Size) {
 		t.RR(amd64.CMP, amd64.S64, tmp2, tmp3)
 		t.Cmov(c, amd64.S64, tmp3, tmp2)
 	}
-	t.Store(size, host, tmp3)
+	t.Store(size, pointed, tmp3)
 	t.put(in.Rd, tmp2)
 }

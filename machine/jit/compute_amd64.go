@@ -126,11 +126,18 @@ func (t *translator) knows(in *Inst) bool {
 // compute translates what only reads and writes registers.
 func (t *translator) compute(in *Inst) {
 	if a, ok := aluReg[in.Op]; ok {
+		a.size = t.sized(a.size)
 		t.aluReg(in, a)
 	} else if a, ok := aluImm[in.Op]; ok {
+		a.size = t.sized(a.size)
 		t.aluImm(in, a)
 	} else if s, ok := shiftImm[in.Op]; ok {
 		dst := t.into(in.Rd)
+		if s.op == amd64.ROR {
+			t.Rorx(s.size, dst, t.get(in.Rs1, tmp), uint8(in.Imm))
+			t.done(in, dst, s.size)
+			return
+		}
 		t.copy(dst, in.Rs1)
 		t.ShiftI(s.op, s.size, dst, uint8(in.Imm))
 		if s.op == amd64.SHR && in.Imm != 0 {
@@ -179,9 +186,10 @@ func (t *translator) compute(in *Inst) {
 	}
 }
 
-// done ends an operation of a size: 32-bit results are sign-extended.
+// done ends an operation of a size: 32-bit results are sign-extended, unless nobody
+// looks at their upper half.
 func (t *translator) done(in *Inst, dst amd64.Reg, s amd64.Size) {
-	if s == amd64.S32 {
+	if s == amd64.S32 && !t.raw {
 		t.MovSX(amd64.S32, amd64.S64, dst, dst)
 	}
 	t.put(in.Rd, dst)
@@ -194,6 +202,13 @@ func (t *translator) aluReg(in *Inst, a alu) {
 	}
 	if a.commutes && t.recent != 0 && t.recent == rs2 {
 		rs1, rs2 = rs2, rs1 // what tmp has comes first
+	}
+	if rs1 == 0 && a.op == amd64.SUB {
+		dst := t.into(in.Rd)
+		t.copy(dst, rs2)
+		t.Unary(amd64.NEG, a.size, dst)
+		t.done(in, dst, a.size)
+		return
 	}
 	dst := t.into(in.Rd, rs2)
 	if h1, h2 := t.home[rs1], t.home[rs2]; a.op == amd64.ADD && h1 != none && h2 != none && h1 != dst {
@@ -237,6 +252,21 @@ func (t *translator) aluImm(in *Inst, a alu) {
 	t.done(in, dst, a.size)
 }
 
+func (t *translator) multiply(in *Inst, s amd64.Size) {
+	rs1, rs2 := in.Rs1, in.Rs2
+	if t.home[rs2] == t.home[in.Rd] && t.home[rs2] != none {
+		rs1, rs2 = rs2, rs1
+	}
+	dst := t.into(in.Rd, rs2)
+	t.copy(dst, rs1)
+	if rs2 == 0 || t.home[rs2] != none {
+		t.Imul(s, dst, t.get(rs2, tmp2))
+	} else {
+		t.ImulM(s, dst, x(rs2))
+	}
+	t.done(in, dst, s)
+}
+
 func (t *translator) setLess(in *Inst, c amd64.Cond) {
 	a := t.get(in.Rs1, tmp)
 	if in.Op == riscv.SLTI || in.Op == riscv.SLTIU {
@@ -258,12 +288,11 @@ func (t *translator) other(in *Inst) {
 		t.MovImm(tmp2, uint64(int64(in.Imm)+int64(in.Off)))
 		t.RR(amd64.ADD, amd64.S64, tmp, tmp2)
 	case riscv.MUL:
-		t.copy(tmp, in.Rs1)
-		t.Imul(amd64.S64, tmp, t.get(in.Rs2, tmp2))
+		t.multiply(in, amd64.S64)
+		return
 	case riscv.MULW:
-		t.copy(tmp, in.Rs1)
-		t.Imul(amd64.S32, tmp, t.get(in.Rs2, tmp2))
-		t.MovSX(amd64.S32, amd64.S64, tmp, tmp)
+		t.multiply(in, amd64.S32)
+		return
 	case riscv.MULHU, riscv.MULH:
 		t.copy(tmp, in.Rs1)
 		op := amd64.MUL
@@ -303,8 +332,13 @@ func (t *translator) other(in *Inst) {
 		t.copy(tmp, in.Rs1)
 		t.Bswap(amd64.S64, tmp)
 	case riscv.SLLI_UW:
-		t.Mov(amd64.S32, tmp, t.get(in.Rs1, tmp))
-		t.ShiftI(amd64.SHL, amd64.S64, tmp, uint8(in.Imm))
+		dst := t.into(in.Rd)
+		t.Mov(amd64.S32, dst, t.get(in.Rs1, dst))
+		if in.Imm != 0 {
+			t.ShiftI(amd64.SHL, amd64.S64, dst, uint8(in.Imm))
+		}
+		t.put(in.Rd, dst)
+		return
 	case riscv.CZERO_EQZ, riscv.CZERO_NEZ:
 		c := amd64.E
 		if in.Op == riscv.CZERO_NEZ {

@@ -142,9 +142,11 @@ func (t *translator) compute(in *Inst) {
 	rs1 := func() arm64.Reg { return t.get(in.Rs1, tmp) }
 	rs2 := func() arm64.Reg { return t.get(in.Rs2, tmp2) }
 	if a, ok := aluReg[in.Op]; ok {
+		a.size = t.sized(a.size)
 		t.RRR(a.op, a.size, dst, rs1(), rs2())
 		t.done(in, dst, a.size)
 	} else if a, ok := aluImm[in.Op]; ok {
+		a.size = t.sized(a.size)
 		t.aluImm(in, a)
 	} else if s, ok := shiftImm[in.Op]; ok {
 		t.shiftImm(in, s, dst, rs1())
@@ -190,9 +192,10 @@ func (t *translator) compute(in *Inst) {
 	}
 }
 
-// done ends an operation of a size: 32-bit results are sign-extended.
+// done ends an operation of a size: 32-bit results are sign-extended, unless nobody
+// looks at their upper half.
 func (t *translator) done(in *Inst, dst arm64.Reg, s arm64.Size) {
-	if s == arm64.S32 {
+	if s == arm64.S32 && !t.raw {
 		t.MovSX(arm64.S32, arm64.S64, dst, dst)
 	}
 	t.put(in.Rd, dst)

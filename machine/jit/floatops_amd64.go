@@ -78,9 +78,9 @@ func (t *translator) float(in *Inst, i int) {
 	case riscv.FLD:
 		t.floatLoad(s)
 	case riscv.FSD:
-		t.lookup(in, i, 1<<s, true)
-		t.getBits(s, tmp2, in.Rs2)
-		t.Store(s, host, tmp2)
+		host := t.lookup(in, i, 1<<s, true)
+		t.getBits(s, tmp3, in.Rs2)
+		t.Store(s, host, tmp3)
 	case riscv.FMV_X_D:
 		t.getBits(s, tmp, in.Rs1)
 		t.done(t.toX(), tmp, s)
@@ -104,7 +104,7 @@ func (t *translator) float(in *Inst, i int) {
 }
 
 func (t *translator) floatLoad(s amd64.Size) {
-	t.lookup(t.fp.in, t.fp.i, 1<<s, false)
+	host := t.lookup(t.fp.in, t.fp.i, 1<<s, false)
 	t.LoadX(s, xmm0, host)
 	t.putF(s, t.fp.in.Rd, xmm0)
 }

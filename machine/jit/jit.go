@@ -9,8 +9,8 @@
 //
 //	block: sub steps, n ; fewer than n left? → out
 //	       instruction … slow or special? → give back the rest, out
-//	       branch taken  → give back the rest, jmp block or other region
-//	       …             → jmp next block
+//	       branch taken  → give back the rest, jmp other region
+//	       …             → jmp block
 //
 // Steps: a block counts its steps at its start and gives back what it did not
 // execute wherever it is left, so the count is exact at every way out.
@@ -19,6 +19,9 @@
 // more, are in host registers and the others in memory, so that a jump from region
 // to region moves nothing. A region with loops has a mapping of its own for what
 // the loops use most, and changes from one to the other at its borders.
+//
+// Work that nobody looks at is not done: a result that its block overwrites unread,
+// or only its upper half, is made up for where the block is left before that.
 //
 // Memory: an access compares the page of its address with the page that its base
 // register was used for last (Pairs), then looks into the TLB of the address

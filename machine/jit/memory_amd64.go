@@ -12,7 +12,10 @@ import (
 // register was used for last; it is written behind the region.
 type slowAccess struct {
 	slow, back amd64.Label
+	base       amd64.Reg // of the address
+	imm        int32
 	give       int32
+	fix        fix
 	off        uint16
 	pair       int32 // its place among Pairs
 	size       int32
@@ -20,37 +23,45 @@ type slowAccess struct {
 	float      bool
 }
 
-// lookup leaves in tmp the host's address of the access at rs1+imm, or leaves the
-// block before the instruction. tmp2 and tmp3 are free then.
-func (t *translator) lookup(in *Inst, i int, size int32, store bool) {
-	switch f := t.home[in.Rs1]; {
-	case f != none:
-		t.Lea(amd64.S64, tmp, amd64.At(f, in.Imm))
-		t.recent = 0
-	default:
-		t.copy(tmp, in.Rs1)
-		if in.Imm != 0 {
-			t.RI(amd64.ADD, amd64.S64, tmp, in.Imm)
-		}
-	}
-	a := slowAccess{t.NewLabel(), t.NewLabel(), int32(t.n - i), in.Off, t.pairOf(in.Rs1), size, store, t.fp.live()}
-	t.pageOf(size)
+// lookup finds the host's memory of the access at rs1+imm, or leaves the block
+// before the instruction. tmp3 is free then.
+func (t *translator) lookup(in *Inst, i int, size int32, store bool) amd64.Mem {
+	base := t.get(in.Rs1, tmp2)
+	t.recent = 0
+	a := slowAccess{t.NewLabel(), t.NewLabel(), base, in.Imm, int32(t.n - i), t.fixFor(i), in.Off, t.pairOf(in.Rs1), size, store, t.fp.live()}
+	t.add(tmp3, base, in.Imm)
+	t.pageBits(size)
 	pair := t.pair(&a)
 	t.RM(amd64.CMP, amd64.S64, tmp3, pair)
 	t.Jcc(amd64.NE, a.slow)
 	t.Bind(a.back)
 	pair.Disp += 8
-	t.RM(amd64.ADD, amd64.S64, tmp, pair)
+	t.Load(amd64.S64, tmp, pair)
 	t.slow = append(t.slow, a)
+	return amd64.Mem{Base: tmp, Index: base, Scale: 1, Disp: in.Imm}
 }
 
-// host is the access that lookup found.
-var host = amd64.At(tmp, 0)
+// point is lookup for several accesses to one place: tmp points there, tmp2 and
+// tmp3 are free.
+func (t *translator) point(in *Inst, i int, size int32, store bool) {
+	t.Lea(amd64.S64, tmp, t.lookup(in, i, size, store))
+}
 
-// pageOf puts the page of the address in tmp into tmp3, with bits that make a
-// misaligned address no page at all.
-func (t *translator) pageOf(size int32) {
-	t.Mov(amd64.S64, tmp3, tmp)
+// pointed is where that is.
+var pointed = amd64.At(tmp, 0)
+
+// add is to = from + n.
+func (t *translator) add(to, from amd64.Reg, n int32) {
+	if n == 0 {
+		t.Mov(amd64.S64, to, from)
+		return
+	}
+	t.Lea(amd64.S64, to, amd64.At(from, n))
+}
+
+// pageBits makes a page of the address in tmp3, with bits that make a misaligned
+// address no page at all.
+func (t *translator) pageBits(size int32) {
 	t.RI(amd64.AND, amd64.S64, tmp3, -pageSize|(size-1))
 }
 
@@ -72,8 +83,10 @@ func (t *translator) writeSlow() {
 		if a.store {
 			array, entries = l.Write, l.WriteEntries
 		}
-		miss, pair := t.NewLabel(), t.pair(a)
+		again, miss, pair := t.NewLabel(), t.NewLabel(), t.pair(a)
 		t.Bind(a.slow)
+		t.add(tmp, a.base, a.imm)
+		t.Bind(again)
 		t.Mov(amd64.S64, tmp2, tmp) // (va>>12 ^ va>>26) * 16
 		t.ShiftI(amd64.SHR, amd64.S64, tmp2, 14)
 		t.RR(amd64.XOR, amd64.S64, tmp2, tmp)
@@ -89,6 +102,9 @@ func (t *translator) writeSlow() {
 		pair.Disp += 8
 		t.Store(amd64.S64, pair, tmp2)
 		t.StoreImm(amd64.S8, amd64.At(tlb, l.Paired), 1)
+		if a.base == tmp2 {
+			t.add(tmp2, tmp, -a.imm)
+		}
 		t.Jmp(a.back)
 
 		t.Bind(miss)
@@ -99,10 +115,12 @@ func (t *translator) writeSlow() {
 			t.jumpShared(func(s *thunks) int { return s.miss })
 		}
 		s := site{resume: uint32(len(t.Code)), size: uint8(a.size), store: a.store, float: a.float}
-		t.pageOf(a.size)
-		t.Jmp(a.slow)
+		t.Mov(amd64.S64, tmp3, tmp)
+		t.pageBits(a.size)
+		t.Jmp(again)
 		s.quit = uint32(len(t.Code))
 		t.giveBack(a.give)
+		t.repair(a.fix)
 		t.quit(int32(a.off))
 		t.sites = append(t.sites, s)
 	}
@@ -110,7 +128,7 @@ func (t *translator) writeSlow() {
 
 func (t *translator) load(in *Inst, i int) {
 	how := loads[in.Op]
-	t.lookup(in, i, how.size, false)
+	host := t.lookup(in, i, how.size, false)
 	dst := t.home[in.Rd]
 	if dst == none {
 		dst = tmp
@@ -132,14 +150,14 @@ func (t *translator) load(in *Inst, i int) {
 
 func (t *translator) store(in *Inst, i int) {
 	size := storeSize[in.Op]
-	t.lookup(in, i, size, true)
-	t.Store(sizes[size], host, t.get(in.Rs2, tmp2))
+	host := t.lookup(in, i, size, true)
+	t.Store(sizes[size], host, t.get(in.Rs2, tmp3))
 }
 
 // zero clears a cache block, where the privilege may (Zicboz).
 func (t *translator) zero(in *Inst, i int) {
 	t.allowed(t.layout.ZeroOK, t.out(in, i))
-	t.lookup(in, i, 1, true)
+	t.point(in, i, 1, true)
 	t.RI(amd64.AND, amd64.S64, tmp, -64)
 	for at := int32(0); at < 64; at += 8 {
 		t.StoreImm(amd64.S64, amd64.At(tmp, at), 0)

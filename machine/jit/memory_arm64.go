@@ -21,6 +21,7 @@ type slowAccess struct {
 	slow, back arm64.Label
 	address    arm64.Reg
 	give       int32
+	fix        fix
 	off        uint16
 	pair       int32 // its place among Pairs
 	size       int32
@@ -37,7 +38,7 @@ func (t *translator) lookup(in *Inst, i int, size int32, store bool) arm64.Mem {
 		t.add(tmp, address, int64(in.Imm))
 		address = tmp
 	}
-	a := slowAccess{t.NewLabel(), t.NewLabel(), address, int32(t.n - i), in.Off, t.pairOf(in.Rs1), size, store,
+	a := slowAccess{t.NewLabel(), t.NewLabel(), address, int32(t.n - i), t.fixFor(i), in.Off, t.pairOf(in.Rs1), size, store,
 		t.fp.level == computing, t.fp.kept}
 	t.pageOf(address, size)
 	if pair := t.pair(&a); pairFits(pair) {
@@ -116,6 +117,7 @@ func (t *translator) writeSlow() {
 		t.B(again)
 		s.quit = uint32(len(t.Code))
 		t.giveBack(a.give)
+		t.repair(a.fix)
 		t.quit(int32(a.off))
 		t.sites = append(t.sites, s)
 	}

@@ -26,7 +26,8 @@ const (
 type block struct {
 	off   uint16
 	insts []Inst
-	stop  bool // the interpreter executes what follows the last instruction
+	how   []treatment // of insts
+	stop  bool        // the interpreter executes what follows the last instruction
 	depth uint8
 	label int // for the backend
 
@@ -50,6 +51,8 @@ type former struct {
 	insts  []Inst
 	blocks []block
 	loops  []loop
+	lazy   lazy
+	how    []treatment
 	at     [pageSize / 2]int16 // 1 + index in blocks, by halfword
 	work   []uint16
 }
@@ -81,6 +84,13 @@ func (f *former) form(p *Page, head uint16, src Source) bool {
 			}
 		}
 	}
+	f.how = slices.Grow(f.how[:0], len(f.insts))
+	how := f.how[:len(f.insts)]
+	for i := range f.blocks {
+		b := &f.blocks[i]
+		b.how, how = how[:len(b.insts)], how[len(b.insts):]
+		f.lazy.plan(b.insts, b.how)
+	}
 	return true
 }
 
@@ -96,10 +106,10 @@ func (f *former) discover(off uint16, src Source) {
 	f.insts = src.Decoded(f.insts, off)
 	n := 0
 	insts := f.insts[first:]
-	for n < len(insts) && n < maxBlock && f.knows(&insts[n]) {
+	for n < len(insts) && n < maxBlock && f.at[insts[n].Off>>1] == 0 && f.knows(&insts[n]) {
 		n++
 	}
-	stop := n < len(insts) && n < maxBlock
+	stop := n < len(insts) && !f.knows(&insts[n])
 	f.insts = f.insts[:first+n]
 	if n == 0 {
 		return
@@ -152,17 +162,26 @@ func (f *former) index() {
 	}
 }
 
-// split ends each block where another begins.
+// split ends each block where another begins, and behind a branch to a block, so
+// that what goes round in a loop need not give back steps.
 func (f *former) split() {
-	for i := range f.blocks {
+	for i := 0; i < len(f.blocks); i++ {
 		b := &f.blocks[i]
 		for n := 1; n < len(b.insts); n++ {
 			if f.at[b.insts[n].Off>>1] != 0 {
 				b.insts, b.stop = b.insts[:n], false
 				break
 			}
+			if to, ok := target(&b.insts[n-1]); ok && f.at[to>>1] != 0 {
+				rest := block{off: b.insts[n].Off, insts: b.insts[n:], stop: b.stop}
+				b.insts, b.stop = b.insts[:n], false
+				f.blocks = append(f.blocks, rest)
+				f.at[rest.off>>1] = int16(len(f.blocks))
+				break
+			}
 		}
 	}
+	f.sort()
 }
 
 // successors calls do with the index of each block of the region that b leads to.
@@ -291,6 +310,9 @@ func (f *former) weigh() (weight [256]int, written [256]bool) {
 		b := &f.blocks[i]
 		often := 1 << (3 * min(b.depth, 3))
 		for j := range b.insts {
+			if b.how[j].skip {
+				continue
+			}
 			in := &b.insts[j]
 			use := usesOf(in)
 			for _, r := range [...]uint8{use.rs1, use.rs2, use.rd} {

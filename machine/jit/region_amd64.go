@@ -13,6 +13,7 @@ type (
 	hostReg = amd64.Reg
 	label   = amd64.Label
 	cond    = amd64.Cond
+	size    = amd64.Size
 )
 
 const (

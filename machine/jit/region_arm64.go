@@ -15,6 +15,7 @@ type (
 	hostReg = arm64.Reg
 	label   = arm64.Label
 	cond    = arm64.Cond
+	size    = arm64.Size
 )
 
 const (

@@ -25,12 +25,15 @@ type translator struct {
 	home  [256]hostReg // of guest registers, none for memory
 	moved []move       // where home differs from borderHomes
 
-	n        int // instructions of the block at hand
-	exits    []exit
-	slow     []slowAccess
-	fp       floatBlock
-	version  [256]uint8 // how often each guest register was written in the block
-	leaveOff label      // leaves to the interpreter, see quit
+	n         int // instructions of the block at hand
+	treatment     // of the instruction at hand
+	exits     []exit
+	first     int // the first of exits that is the block's
+	repairs   []Inst
+	slow      []slowAccess
+	fp        floatBlock
+	version   [256]uint8 // how often each guest register was written in the block
+	leaveOff  label      // leaves to the interpreter, see quit
 
 	// What the Cache needs to place the code.
 	entries   []entry
@@ -75,14 +78,17 @@ type exit struct {
 	kind  exitKind
 	give  int32 // steps not executed
 	to    int32 // offset of the page
+	fix   fix
 }
+
+// fix is what of repairs makes registers right where a block is left.
+type fix struct{ from, to int }
 
 type exitKind uint8
 
 const (
 	toInterpreter exitKind = iota
 	toShort                // too few steps
-	toBlock                // of the region
 	toRegion               // another of the page
 	toPage                 // another page
 )
@@ -92,7 +98,7 @@ func (t *translator) region(head uint16, firstSite uint32) (code []byte, ok bool
 	t.Reset()
 	t.exits, t.slow, t.entries, t.links = t.exits[:0], t.slow[:0], t.entries[:0], t.links[:0]
 	t.shared, t.sites, t.firstSite = t.shared[:0], t.sites[:0], firstSite
-	t.pieces = t.pieces[:0]
+	t.pieces, t.repairs = t.pieces[:0], t.repairs[:0]
 	t.assignHomes()
 	t.leaveOff = t.NewLabel()
 	t.fp.stubs = t.fp.stubs[:0]
@@ -197,7 +203,8 @@ func (t *translator) writeEntries(head uint16) {
 
 // block translates one block, up to where it runs on.
 func (t *translator) block(b *block) {
-	t.n = len(b.insts)
+	t.n, t.first = len(b.insts), len(t.exits)
+	t.former.lazy.insts, t.former.lazy.how = b.insts, b.how
 	t.fp.forget()
 	t.own = own{}
 	clear(t.version[:])
@@ -205,10 +212,14 @@ func (t *translator) block(b *block) {
 	t.takeSteps(t.n, t.way(toShort, t.n, int32(b.off)))
 	for i := range b.insts {
 		in := &b.insts[i]
-		t.begin(in.Op)
-		t.inst(in, i)
+		if !b.how[i].skip {
+			t.treatment = b.how[i]
+			t.begin(in.Op)
+			t.inst(in, i)
+		}
 		t.version[usesOf(in).rd]++
 	}
+	t.treatment = treatment{}
 	if b.stop {
 		t.quit(int32(b.end()))
 	}
@@ -252,26 +263,45 @@ func (t *translator) taken(in *Inst, i int) label {
 	if to < 0 || to >= pageSize {
 		return t.way(toPage, give, to)
 	}
-	l, ok := t.inRegion(uint16(to))
-	switch {
-	case !ok:
-		return t.way(toRegion, give, to)
-	case give != 0:
-		return t.way(toBlock, give, to)
+	if l, ok := t.inRegion(uint16(to)); ok {
+		return l // and the block ends here, see former.split
 	}
-	return l
+	return t.way(toRegion, give, to)
 }
 
-// way plans a way out that gives back steps.
+// way plans a way out of the block that gives back steps.
 func (t *translator) way(kind exitKind, give int, to int32) label {
-	for i := len(t.exits) - 1; i >= 0 && i >= len(t.exits)-4; i-- {
+	for i := len(t.exits) - 1; i >= t.first && i >= len(t.exits)-4; i-- {
 		if e := &t.exits[i]; e.kind == kind && e.give == int32(give) && e.to == to {
 			return e.label
 		}
 	}
 	l := t.NewLabel()
-	t.exits = append(t.exits, exit{l, kind, int32(give), to})
+	t.exits = append(t.exits, exit{l, kind, int32(give), to, t.fixFor(t.n - give)})
 	return l
+}
+
+// sized is the size to compute in, of an operation of a size.
+func (t *translator) sized(s size) size {
+	if t.wide {
+		return word64
+	}
+	return s
+}
+
+// fixFor plans what makes registers right before the instruction with index i.
+func (t *translator) fixFor(i int) fix {
+	from := len(t.repairs)
+	t.repairs = t.former.lazy.repair(t.repairs, i)
+	return fix{from, len(t.repairs)}
+}
+
+// repair does that, where no instruction is at hand.
+func (t *translator) repair(f fix) {
+	for i := f.from; i < f.to; i++ {
+		t.begin(riscv.Illegal)
+		t.compute(&t.repairs[i])
+	}
 }
 
 // out plans a way to the interpreter, for the instruction with index i.
@@ -284,6 +314,7 @@ func (t *translator) writeExits() {
 		e := t.exits[i]
 		t.Bind(e.label)
 		t.giveBack(e.give)
+		t.repair(e.fix)
 		switch e.kind {
 		case toInterpreter:
 			t.quit(e.to)
