@@ -402,6 +402,12 @@ func (m *Machine) control(c event.Control) error {
 	case event.Reset:
 		m.uart.Flush()
 		m.powerOn()
+	case event.Link:
+		d, ok := m.device(event.DeviceID(c.Arg >> 1)).(*net.Device)
+		if !ok || c.Arg >= 2*fdt.VirtioSlots {
+			return fmt.Errorf("%w: no network device for link %d", ErrInput, c.Arg)
+		}
+		d.SetLink(c.Arg&1 != 0)
 	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
@@ -449,6 +455,12 @@ func (m *Machine) Offloads(id event.DeviceID) net.Offloads {
 		return d.Offloads()
 	}
 	return net.Offloads{}
+}
+
+// LinkUp tells whether the cable of a network device is plugged in.
+func (m *Machine) LinkUp(id event.DeviceID) bool {
+	d, ok := m.device(id).(*net.Device)
+	return ok && d.Link()
 }
 
 // LastOutput returns the number of the last output emitted.

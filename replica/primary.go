@@ -144,6 +144,7 @@ func (r *Replica) takeInputs() {
 	r.moreFrames = false
 	for slot, n := range r.devices.Networks {
 		if n != nil {
+			r.followLink(event.DeviceID(slot), n)
 			r.takeFrames(event.DeviceID(slot), n)
 		}
 	}
@@ -189,6 +190,14 @@ func (r *Replica) takeTyped() {
 // typable is how much of what was typed the guest can be given at once.
 func (r *Replica) typable() int {
 	return min(len(r.typed), maxConsoleBytes, r.m.ConsoleRoom(r.cfg.Console))
+}
+
+// followLink tells the guest that the cable was plugged in or pulled.
+func (r *Replica) followLink(slot event.DeviceID, n world.Network) {
+	if up := n.Up(); up != r.m.LinkUp(slot) {
+		r.wake(true)
+		r.record(event.Control{Op: event.Link, Arg: event.LinkArg(slot, up)})
+	}
 }
 
 func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {

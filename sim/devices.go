@@ -140,6 +140,8 @@ type LAN struct {
 	Loss   int      // one frame in so many is lost
 	Sent   [][]byte // all frames that left the VM, in order
 
+	Unplugged bool // the cable is
+
 	w    *World
 	v    *VM
 	slot event.DeviceID
@@ -207,6 +209,9 @@ func (p *Port) Recv() (f event.Frame, ok bool) {
 	p.in = p.in[1:]
 	return f, true
 }
+
+// Up implements world.Network.
+func (p *Port) Up() bool { return !p.l.Unplugged }
 
 // Fenced implements world.Network.
 func (p *Port) Fenced() bool { return p.l.last != p }

@@ -95,6 +95,8 @@ type Network interface {
 	Send(f event.Frame)
 	Flush()
 	Recv() (f event.Frame, ok bool)
+	// Up reports whether the cable is plugged in at the other end.
+	Up() bool
 	// Fenced reports that a newer epoch has shut this one out.
 	Fenced() bool
 	Close() error

@@ -127,6 +127,9 @@ func (d *Device) SetLink(up bool) {
 	}
 }
 
+// Link tells whether the cable is plugged in.
+func (d *Device) Link() bool { return d.link }
+
 // Stats returns the counts since the machine was made.
 func (d *Device) Stats() Stats { return d.stats }
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica_test
+
+import (
+	"bytes"
+	"testing"
+
+	"tandem/ft"
+	"tandem/machine/event"
+	"tandem/machine/machinetest"
+	"tandem/sim"
+	"tandem/vswitch"
+	"tandem/world"
+)
+
+// A copy that has gone live says where the VM's MAC address is now, not before its
+// claim and its fence, and again four times with growing gaps.
+func TestAnnouncements(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.vm.LAN.Loss, p.vm.LAN.Delay = 0, [2]world.Time{sim.Microsecond, sim.Microsecond}
+		var at []world.Time
+		answer := p.vm.LAN.Answer
+		p.vm.LAN.Answer = func(f []byte) []byte {
+			if bytes.Equal(f, vswitch.Announce(p.mac())) {
+				if r, _ := p.vm.Arbiter.Read(); r.Owner != p.b.p.Name {
+					p.t.Errorf("announced while %s owns the VM", r.Owner)
+				}
+				at = append(at, p.w.Now())
+			}
+			return answer(f)
+		}
+		p.protected()
+		if p.a.p.Kill(); len(at) > 0 {
+			p.t.Error("announced before a failover")
+		}
+		p.goesOn(p.b)
+		p.w.Run(10 * sim.Second)
+		if len(at) != 5 {
+			p.t.Fatalf("announced at %v", at)
+		}
+		for i, least := range []world.Time{50 * ms, 200 * ms, 1000 * ms, 4000 * ms} {
+			if gap := at[i+1] - at[i]; gap < least || gap > least+100*ms {
+				p.t.Errorf("announcement %d came after %v", i+2, gap)
+			}
+		}
+		p.check()
+	})
+}
+
+// mac is the guest's.
+func (p *pair) mac() vswitch.MAC {
+	return vswitch.MAC(p.b.Machine().Config().Devices[machinetest.NetSlot].MAC)
+}
+
+// The guest's link follows the cable on both copies, and on the host of the copy
+// that goes live.
+func TestLink(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.protected()
+		for _, unplugged := range []bool{true, false, true} {
+			p.vm.LAN.Unplugged = unplugged
+			p.await("the link in both copies", sim.Second, func() bool {
+				return p.a.Machine().LinkUp(machinetest.NetSlot) != unplugged && p.b.Machine().LinkUp(machinetest.NetSlot) != unplugged
+			})
+		}
+		p.a.p.Kill()
+		p.vm.LAN.Unplugged = false
+		p.goesOn(p.b)
+		if p.b.state() != ft.Solo || !p.b.Machine().LinkUp(machinetest.NetSlot) {
+			p.t.Error("the link is down on the new primary")
+		}
+		links := 0
+		for _, e := range p.log {
+			if c, ok := e.Input.(event.Control); ok && c.Op == event.Link {
+				links++
+			}
+		}
+		if links != 3 {
+			p.t.Errorf("%d entries tell of the link", links)
+		}
+		p.check()
+	})
+}
