@@ -463,6 +463,20 @@ func (m *Machine) LinkUp(id event.DeviceID) bool {
 	return ok && d.Link()
 }
 
+// FramesWait tells whether a network device has frames that its driver has no room for.
+func (m *Machine) FramesWait(id event.DeviceID) bool {
+	d, ok := m.device(id).(*net.Device)
+	return ok && d.Waiting()
+}
+
+// NetStats counts the frames that a network device has dropped.
+func (m *Machine) NetStats(id event.DeviceID) net.Stats {
+	if d, ok := m.device(id).(*net.Device); ok {
+		return d.Stats()
+	}
+	return net.Stats{}
+}
+
 // LastOutput returns the number of the last output emitted.
 func (m *Machine) LastOutput() event.OutputID { return m.lastID }
 

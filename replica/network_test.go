@@ -82,3 +82,36 @@ func TestLink(t *testing.T) {
 		p.check()
 	})
 }
+
+// More frames than the card could keep wait in the network for the guest to make
+// room: none is dropped.
+func TestBurst(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.protected()
+		before := p.a.Machine().NetStats(machinetest.NetSlot).RxDropped
+		f := make([]byte, 29)
+		f[12] = 0x08
+		for range 400 {
+			p.vm.LAN.Deliver(event.Frame{Data: f})
+		}
+		received := 0
+		p.await("all frames", 20*sim.Second, func() bool {
+			received = 0
+			for _, e := range p.log {
+				if in, ok := e.Input.(event.Frames); ok {
+					for i := range in.Frames {
+						if len(in.Frames[i].Data) == len(f) {
+							received++
+						}
+					}
+				}
+			}
+			return received == 400
+		})
+		p.progress(5)
+		if n := p.a.Machine().NetStats(machinetest.NetSlot).RxDropped - before; n != 0 {
+			p.t.Errorf("%d frames were dropped", n)
+		}
+		p.check()
+	})
+}

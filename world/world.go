@@ -39,6 +39,9 @@ type Channel interface {
 	Backlog() int
 	// Recv returns the next event, ok false if there is none now.
 	Recv() (ev ChannelEvent, ok bool)
+	// Hurry says whether something waits for the next event, so that Recv should look
+	// for it itself: being told may take another thread.
+	Hurry(on bool)
 	// Beat sends a heartbeat datagram; the payload is authenticated by the caller.
 	Beat(b []byte)
 	// Key is a secret that both ends of the present connection derived from it.

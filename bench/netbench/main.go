@@ -185,7 +185,10 @@ const (
 
 	receive  = "receive, Mbit/s"
 	transmit = "transmit, Mbit/s"
-	pingTime = "ping, µs"
+	// What a busy host would allow: by the CPU time of the primary's process.
+	receiveCost  = "receive, Mbit/s of one CPU"
+	transmitCost = "transmit, Mbit/s of one CPU"
+	pingTime     = "ping, µs"
 )
 
 type row struct{ network, mode, what string }
@@ -196,6 +199,7 @@ type world struct {
 	dir   string
 	img   *image.Image
 	procs []*exec.Cmd
+	names map[string]int // their places
 }
 
 func measure(ctx context.Context, o options, img *image.Image, network, mode string, results map[row][]float64) (err error) {
@@ -203,7 +207,7 @@ func measure(ctx context.Context, o options, img *image.Image, network, mode str
 	if err != nil {
 		return err
 	}
-	w := &world{o: o, dir: dir, img: img}
+	w := &world{o: o, dir: dir, img: img, names: map[string]int{}}
 	defer func() {
 		w.stop()
 		if o.keep != "" {
@@ -230,12 +234,32 @@ func measure(ctx context.Context, o options, img *image.Image, network, mode str
 			return err
 		}
 	}
-	v, err := w.iperf(ctx, mode, target)
-	if err := add(receive, v, err); err != nil {
-		return err
+	for _, dir := range []struct {
+		what, cost string
+		more       []string
+	}{{receive, receiveCost, nil}, {transmit, transmitCost, []string{"-R"}}} {
+		before := w.cpuTime("vm-primary")
+		v, err := w.iperf(ctx, mode, append(slices.Clone(target), dir.more...))
+		spent := w.cpuTime("vm-primary") - before
+		if err := add(dir.what, v, err); err != nil {
+			return err
+		}
+		add(dir.cost, v*float64(o.seconds)/spent.Seconds(), nil)
 	}
-	v, err = w.iperf(ctx, mode, append(target, "-R"))
-	return add(transmit, v, err)
+	return nil
+}
+
+// cpuTime is what a process has used.
+func (w *world) cpuTime(name string) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.procs[w.names[name]].Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var user, system time.Duration // in clock ticks of 10 ms: proc(5)
+	fmt.Sscan(fields[11], &user)
+	fmt.Sscan(fields[12], &system)
+	return (user + system) * 10 * time.Millisecond
 }
 
 // keep copies what the processes wrote.
@@ -350,6 +374,7 @@ func (w *world) run(name string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	w.names[name] = len(w.procs)
 	w.procs = append(w.procs, cmd)
 	return nil
 }
@@ -462,7 +487,7 @@ func print(o options, results map[row][]float64) error {
 	}
 	var lines []line
 	for _, network := range o.networks {
-		for _, what := range []string{receive, transmit, pingTime} {
+		for _, what := range []string{receive, receiveCost, transmit, transmitCost, pingTime} {
 			l := line{Network: network, What: what, Median: map[string]float64{}, All: map[string][]float64{}}
 			for _, mode := range o.modes {
 				if v := results[row{network, mode, what}]; len(v) > 0 {

@@ -119,6 +119,10 @@ func (d *Device) Offloads() Offloads {
 	}
 }
 
+// Waiting tells whether received frames wait for buffers of the driver. More would
+// wait behind them, or be dropped: they are better kept where they come from.
+func (d *Device) Waiting() bool { return len(d.backlog) > 0 }
+
 // SetLink plugs the cable in or pulls it, and tells the driver.
 func (d *Device) SetLink(up bool) {
 	if d.link != up {
