@@ -4,11 +4,13 @@ package replica_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 
 	"tandem/ft"
 	"tandem/machine/event"
 	"tandem/machine/machinetest"
+	"tandem/replica"
 	"tandem/sim"
 	"tandem/vswitch"
 	"tandem/world"
@@ -114,4 +116,69 @@ func TestBurst(t *testing.T) {
 		}
 		p.check()
 	})
+}
+
+// A network that keeps frames until they are logged loses none at a failover: each
+// is in the log that the backup executed, or in the one that it goes on with.
+func TestKept(t *testing.T) {
+	sometimes := 0 // a frame was only in the second
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.vm.LAN.Keeps = true
+		p.protected()
+		var after []event.Entry
+		p.sinks[p.b] = func(e event.Entry) { after = append(after, e) }
+		const all = 600
+		for i := range uint16(all) {
+			p.w.After(world.Time(i)*100*sim.Microsecond, func() { p.vm.LAN.Deliver(numbered(i)) })
+		}
+		p.w.Run(p.w.Chance().Between(0, 60*ms))
+		p.a.p.Kill()
+		p.goesOn(p.b)
+		p.w.Run(100 * ms)
+		var last event.Seq
+		for _, e := range p.b.events {
+			if e.Kind == replica.WentLive {
+				last = e.Seq
+			}
+		}
+		before := numbers(p.log, last)
+		again := numbers(after, 1<<62)
+		for i := range uint16(all) {
+			switch {
+			case !before[i] && !again[i]:
+				p.t.Errorf("frame %d is lost", i)
+			case !before[i]:
+				sometimes++
+			}
+		}
+		p.check()
+	}, func(p *pair) { p.sinks = map[*copyOf]func(event.Entry){} })
+	if sometimes == 0 {
+		t.Error("no frame had to be kept")
+	}
+}
+
+// numbered is a frame that no guest heeds.
+func numbered(n uint16) event.Frame {
+	f := make([]byte, 29)
+	f[12], f[13] = 0x08, 0x99
+	binary.BigEndian.PutUint16(f[27:], n)
+	return event.Frame{Data: f}
+}
+
+// numbers are those of the frames in a log, up to an entry.
+func numbers(log []event.Entry, last event.Seq) map[uint16]bool {
+	found := map[uint16]bool{}
+	for _, e := range log {
+		in, ok := e.Input.(event.Frames)
+		if !ok || e.Seq > last {
+			continue
+		}
+		for _, f := range in.Frames {
+			if len(f.Data) == 29 && f.Data[13] == 0x99 {
+				found[binary.BigEndian.Uint16(f.Data[27:])] = true
+			}
+		}
+	}
+	return found
 }

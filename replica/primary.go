@@ -228,12 +228,39 @@ func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
 		size += len(f.Data)
 	}
 	r.moreFrames = r.moreFrames || len(frames) == maxFramesPerEntry || size >= maxFrameBytes
+	mark := n.Mark()
 	for frames = r.fit(slot, frames); len(frames) > 0; {
 		n := min(len(frames), maxFramesPerEntry)
 		r.wake(true)
 		r.record(event.Frames{Device: slot, Frames: frames[:n:n]})
 		frames = frames[n:]
 	}
+	if size > 0 {
+		seq, _ := r.rec.Executed()
+		r.received = append(r.received, received{slot, mark, seq})
+	}
+}
+
+// received says which entry was the last when frames up to a mark were taken.
+type received struct {
+	slot event.DeviceID
+	mark uint64
+	seq  event.Seq
+}
+
+// tellLogged lets networks forget the frames that a backup has in its log.
+func (r *Replica) tellLogged() {
+	if len(r.received) == 0 || r.p == nil {
+		return
+	}
+	safe, n := r.p.Logged(), 0
+	for n < len(r.received) && r.received[n].seq <= safe {
+		if d := r.devices.Networks[r.received[n].slot]; d != nil {
+			d.Logged(r.received[n].mark)
+		}
+		n++
+	}
+	r.received = append(r.received[:0], r.received[n:]...)
 }
 
 func (r *Replica) answerEntropy() {

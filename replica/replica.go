@@ -114,10 +114,11 @@ type Replica struct {
 	held       []heldOutput // external outputs emitted and not known to have left, and what waits behind them
 	entropy    []event.EntropyRequest
 	announcer  announcer
-	typed      []byte // read from the terminal, and not yet given to the guest
-	idle       bool   // the machine waits for an input or its timer
-	moreFrames bool   // a network may hold more than one turn took
-	blocked    uint8  // slots whose networks may hold frames, which the drivers had no room for
+	typed      []byte     // read from the terminal, and not yet given to the guest
+	idle       bool       // the machine waits for an input or its timer
+	moreFrames bool       // a network may hold more than one turn took
+	received   []received // frames not known to be in the backup's log, in order
+	blocked    uint8      // slots whose networks may hold frames, which the drivers had no room for
 	sinkErr    error
 
 	source *migrate.Source // clone being sent
@@ -286,6 +287,7 @@ func (r *Replica) awaitPrimary() (next ft.Time) {
 }
 
 func (r *Replica) flush() {
+	r.tellLogged()
 	for _, n := range r.devices.Networks {
 		if n != nil {
 			n.Flush()

@@ -98,6 +98,11 @@ type Network interface {
 	Send(f event.Frame)
 	Flush()
 	Recv() (f event.Frame, ok bool)
+	// Mark names the last frame that Recv has returned, or one after it: marks only
+	// grow. Logged says that the frames up to a mark need not be kept any longer for
+	// whoever goes live next: its log has them.
+	Mark() uint64
+	Logged(mark uint64)
 	// Up reports whether the cable is plugged in at the other end.
 	Up() bool
 	// Fenced reports that a newer epoch has shut this one out.

@@ -163,7 +163,7 @@ func (s *Site) openNetwork(i int, epoch event.Epoch) (world.Network, error) {
 	if !ok {
 		return nil, fmt.Errorf("network %q: choose user, switch:ADDRESS, tap:NAME or none", slot.Network)
 	}
-	p, err := netswitch.Dial(addr, netswitch.Hello{VM: s.cfg.VM, Epoch: epoch, Role: vswitch.Primary, MAC: slot.MAC, Offloads: true}, s.cfg.Wake)
+	p, err := netswitch.Dial(addr, netswitch.Hello{VM: s.cfg.VM, Epoch: epoch, Role: vswitch.Primary, MAC: slot.MAC, Offloads: true, Keep: true}, s.cfg.Wake)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +208,10 @@ func (p port) Fenced() bool { return errors.Is(p.Err(), vswitch.ErrStale) }
 func (p port) Up() bool { return p.Connected() }
 
 type user struct{ *netswitch.User }
+
+// Mark and Logged implement world.Network: nobody goes live next.
+func (user) Mark() uint64  { return 0 }
+func (user) Logged(uint64) {}
 
 // Up implements world.Network.
 func (user) Up() bool { return true }

@@ -342,6 +342,10 @@ func (t *Tap) write(f event.Frame) (err error) {
 	return errors.Join(err, e)
 }
 
+// Mark and Logged implement world.Network: a bridge keeps nothing for anybody.
+func (t *Tap) Mark() uint64  { return 0 }
+func (t *Tap) Logged(uint64) {}
+
 // Fenced implements world.Network: nobody can shut a tap.
 func (t *Tap) Fenced() bool { return false }
 
