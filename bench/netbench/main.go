@@ -410,7 +410,14 @@ func (w *world) iperf(ctx context.Context, mode string, args []string) (float64,
 		defer func() { cancel(); <-done }()
 		time.Sleep(time.Second)
 	}
-	return iperf(ctx, append(args, "-t", seconds))
+	// The server may still be busy with the end of the last test.
+	for try := 1; ; try++ {
+		v, err := iperf(ctx, append(args, "-t", seconds))
+		if err == nil || try == 3 || ctx.Err() != nil {
+			return v, err
+		}
+		time.Sleep(2 * time.Second)
+	}
 }
 
 // iperf returns what arrived, in Mbit/s.
