@@ -145,8 +145,10 @@ func DeviceMTU(cfg Config) int {
 const brForwarding = "3"
 
 // awaitForwarding waits until a bridge takes frames from the device: it learns of
-// the carrier a little later, and would drop the first announcement.
+// the carrier later, up to a second if there was other such news, and would drop the
+// first announcements. Linux since 6.8 tells it at once if somebody asks for the link.
 func (t *Tap) awaitForwarding() {
+	netlink.LinkByIndex(t.index)
 	for end := time.Now().Add(forwardTimeout); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
 		if s := readSys(t.cfg.Name, "brport/state"); s == "" || s == brForwarding {
 			return
