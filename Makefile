@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench tools
+.PHONY: build demo test check unit arm64 e2e chaos bench netbench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -43,6 +43,10 @@ chaos: build ## kill a replica at N random moments of a load
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
 	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
+
+netbench: TOOLS = iperf3 iputils-ping e2fsprogs
+netbench: tools build ## iperf3 and pings with and without a backup, as root; flags in NETBENCH
+	$(GO) run ./bench/netbench --tandem $(CURDIR)/$(BIN) $(NETBENCH)
 
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \

@@ -365,6 +365,10 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
+	if err := c.site.Prepare(); err != nil {
+		return err
+	}
+	defer c.site.Release()
 	c.tls.Address = f.listen
 	l, err := link.Dial(f.dial, c.tls, c.wake)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"tandem/host/filedisk"
 	"tandem/host/netswitch"
 	"tandem/host/site"
+	"tandem/host/tap"
 	"tandem/image"
 	"tandem/machine"
 	"tandem/machine/event"
@@ -53,7 +54,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.firmware, "firmware", "", "OpenSBI or U-Boot to start in M-mode")
 	f.StringVar(&v.elf, "elf", "", "bare-metal ELF program to run in M-mode")
 	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
-	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
+	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS, tap:NAME[,bridge=BRIDGE][,mtu=BYTES] or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
 	v.engine.add(f)
@@ -177,6 +178,9 @@ func (v *vmFlags) addConsole(o *vm) error {
 	return nil
 }
 
+// etherMTU is what a network card carries unless it is told otherwise, in bytes.
+const etherMTU = 1500
+
 // networkIndex numbers a VM's network devices for their MAC addresses.
 const networkIndex = 0
 
@@ -184,13 +188,24 @@ const networkIndex = 0
 const maxDisks = fdt.VirtioSlots - 2
 
 func (v *vmFlags) addNetwork(o *vm) error {
-	switch addr, isSwitch := strings.CutPrefix(v.network, "switch:"); {
+	addr, isSwitch := strings.CutPrefix(v.network, "switch:")
+	device, isTap := strings.CutPrefix(v.network, "tap:")
+	mtu := 0
+	switch {
 	case len(v.forwards) > 0 && v.network != "user":
-		return usageError{errors.New("--forward is for --network user; a switch has forwards of its own")}
+		return usageError{errors.New("--forward is for --network user; a switch has forwards of its own, and a tap needs none")}
 	case v.network == "none":
 		return nil
+	case isTap:
+		cfg, err := tap.Parse(device)
+		if err != nil {
+			return usageError{fmt.Errorf("--network %w", err)}
+		}
+		if mtu = tap.DeviceMTU(cfg); mtu == etherMTU {
+			mtu = 0 // every driver's own choice
+		}
 	case v.network != "user" && (!isSwitch || addr == ""):
-		return usageError{fmt.Errorf("--network %s: choose user, switch:ADDRESS or none", v.network)}
+		return usageError{fmt.Errorf("--network %s: choose user, switch:ADDRESS, tap:NAME or none", v.network)}
 	}
 	mac := site.MAC(v.name, networkIndex)
 	slot := site.Slot{Network: v.network, MAC: mac}
@@ -201,7 +216,7 @@ func (v *vmFlags) addNetwork(o *vm) error {
 		}
 		slot.Forwards = append(slot.Forwards, fw)
 	}
-	o.add(machine.Device{Kind: machine.NetDevice, MAC: mac}, slot)
+	o.add(machine.Device{Kind: machine.NetDevice, MAC: mac, MTU: uint16(mtu)}, slot)
 	return nil
 }
 

@@ -90,7 +90,7 @@ func createCommand() *cobra.Command {
 	f.StringVarP(&memory, "memory", "m", "512M", "guest memory, in bytes or with K, M or G")
 	f.StringArrayVar(&s.Disks, "disk", nil, "nbd://HOST:PORT/EXPORT of a tandem store that every host reaches; may be repeated")
 	f.StringVar(&diskSize, "disk-size", "", "size of the disks, if the server may not be asked")
-	f.StringVar(&s.Network, "network", "none", "switch:ADDRESS or none")
+	f.StringVar(&s.Network, "network", "none", "switch:ADDRESS, tap:NAME[,bridge=BRIDGE][,mtu=BYTES] (the same on every host) or none")
 	f.StringVar(&s.Terminal, "terminal", "", "the guest's console that is kept: uart (ttyS0) or virtio (hvc0)")
 	f.StringVar(&s.Engine, "engine", "", "interpreter or jit")
 	f.DurationVar(&timeout, "timeout", 300*time.Millisecond, "detection timeout")

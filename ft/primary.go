@@ -246,6 +246,18 @@ func (p *Primary) limit(now Time) event.Seq {
 	return 0
 }
 
+// Logged is the entry up to which the log is safe: the backup has it, or there is
+// none that could go on.
+func (p *Primary) Logged() event.Seq {
+	switch {
+	case !p.holding:
+		return p.seq
+	case p.paired():
+		return p.log.group.acked
+	}
+	return 0
+}
+
 func (p *Primary) release(now Time) {
 	before := p.out.released
 	exit := p.out.pop(now, p.limit(now))

@@ -402,6 +402,12 @@ func (m *Machine) control(c event.Control) error {
 	case event.Reset:
 		m.uart.Flush()
 		m.powerOn()
+	case event.Link:
+		d, ok := m.device(event.DeviceID(c.Arg >> 1)).(*net.Device)
+		if !ok || c.Arg >= 2*fdt.VirtioSlots {
+			return fmt.Errorf("%w: no network device for link %d", ErrInput, c.Arg)
+		}
+		d.SetLink(c.Arg&1 != 0)
 	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
@@ -449,6 +455,26 @@ func (m *Machine) Offloads(id event.DeviceID) net.Offloads {
 		return d.Offloads()
 	}
 	return net.Offloads{}
+}
+
+// LinkUp tells whether the cable of a network device is plugged in.
+func (m *Machine) LinkUp(id event.DeviceID) bool {
+	d, ok := m.device(id).(*net.Device)
+	return ok && d.Link()
+}
+
+// FramesWait tells whether a network device has frames that its driver has no room for.
+func (m *Machine) FramesWait(id event.DeviceID) bool {
+	d, ok := m.device(id).(*net.Device)
+	return ok && d.Waiting()
+}
+
+// NetStats counts the frames that a network device has dropped.
+func (m *Machine) NetStats(id event.DeviceID) net.Stats {
+	if d, ok := m.device(id).(*net.Device); ok {
+		return d.Stats()
+	}
+	return net.Stats{}
 }
 
 // LastOutput returns the number of the last output emitted.

@@ -441,7 +441,7 @@ func check(q CreateRequest) error {
 	case s.Image == "" && s.Kernel == "" && s.Firmware == "":
 		return errors.New("nothing to boot: give an image, a kernel or firmware")
 	case s.Network == "user":
-		return errors.New("network user ends with its process: a VM of a cluster needs switch:ADDRESS or none")
+		return errors.New("network user ends with its process: a VM of a cluster needs switch:ADDRESS, tap:NAME or none")
 	}
 	for _, path := range []string{s.Image, s.Kernel, s.Initrd, s.Firmware} {
 		if path != "" && !filepath.IsAbs(path) {

@@ -35,12 +35,17 @@ func (r *Replica) sendMessage(m ft.Message) {
 	r.w.Channel.Send(b)
 }
 
+// hurryFor is how long after a packet another one is looked out for: where one
+// output was held others follow, and each look costs a system call.
+const hurryFor = 300 * ft.Microsecond
+
 // drainChannel takes in all that arrived, before the detector judges; but only
 // one part of a clone, which takes milliseconds. It reports whether it left some.
 func (r *Replica) drainChannel() (more bool) {
 	if r.w.Channel == nil {
 		return false
 	}
+	r.w.Channel.Hurry(len(r.held) > 0 && r.p != nil || r.now < r.heard+hurryFor)
 	for r.done == nil {
 		ev, ok := r.w.Channel.Recv()
 		if !ok {
@@ -51,6 +56,7 @@ func (r *Replica) drainChannel() (more bool) {
 		case world.Connected:
 			r.connected()
 		case world.Packet:
+			r.heard = r.now
 			r.packet(ev.Data)
 			if r.target != nil {
 				r.act()

@@ -10,9 +10,10 @@ import (
 
 // Bounds of what a network can bring in one turn.
 const (
-	maxFramesPerEntry = 64   // and read from a network at once
-	maxSegments       = 1400 // of a frame: 64 KiB at Linux' smallest segment, 48 bytes
-	maxFitted         = 4096 // frames
+	maxFramesPerEntry = 64        // and read from a network at once
+	maxFrameBytes     = 256 << 10 // read at once: about what a driver's buffers take
+	maxSegments       = 1400      // of a frame: 64 KiB at Linux' smallest segment, 48 bytes
+	maxFitted         = 4096      // frames
 )
 
 // fit prepares received frames for a driver that did not agree to offloads: it

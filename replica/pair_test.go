@@ -55,6 +55,7 @@ type pair struct {
 	policy ft.Policy
 	others string // arbiter of the backup
 	rate   int    // of clones
+	sinks  map[*copyOf]func(event.Entry)
 }
 
 // eachSeed runs a scenario in many worlds.
@@ -171,6 +172,14 @@ func (p *pair) config(c *copyOf) replica.Config {
 	cfg.Report = func(e replica.Event) {
 		c.events = append(c.events, e)
 		p.w.Trace("%s: %s %v→%v %s", c.p.Name, e.Kind, e.From, e.To, e.Text)
+	}
+	if p.sinks != nil {
+		cfg.Sink = func(e event.Entry) error {
+			if sink := p.sinks[c]; sink != nil {
+				sink(e)
+			}
+			return nil
+		}
 	}
 	if c == p.a {
 		cfg.Sink = func(e event.Entry) error { p.log = append(p.log, e); return nil }

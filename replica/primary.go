@@ -70,7 +70,7 @@ func (r *Replica) countWait() {
 
 // nextTurn is when there is something to do again if nothing arrives.
 func (r *Replica) nextTurn() ft.Time {
-	if !r.idle || r.typable() > 0 || r.moreFrames {
+	if !r.idle || r.typable() > 0 || r.moreFrames || r.unblocked() {
 		return max(r.now, r.resumeAt)
 	}
 	next := min(r.p.Deadline(), r.announcer.next)
@@ -78,6 +78,16 @@ func (r *Replica) nextTurn() ft.Time {
 		next = min(next, r.pace.hostTime(t))
 	}
 	return next
+}
+
+// unblocked reports whether a driver has made room for frames that may wait.
+func (r *Replica) unblocked() bool {
+	for slot := event.DeviceID(0); r.blocked>>slot != 0; slot++ {
+		if r.blocked>>slot&1 != 0 && !r.m.FramesWait(slot) {
+			return true
+		}
+	}
+	return false
 }
 
 // fencedOut notices that a newer epoch has shut this copy out of its devices.
@@ -141,9 +151,10 @@ func (r *Replica) takeInputs() {
 			r.record(done)
 		}
 	}
-	r.moreFrames = false
+	r.moreFrames, r.blocked = false, 0
 	for slot, n := range r.devices.Networks {
 		if n != nil {
+			r.followLink(event.DeviceID(slot), n)
 			r.takeFrames(event.DeviceID(slot), n)
 		}
 	}
@@ -191,22 +202,65 @@ func (r *Replica) typable() int {
 	return min(len(r.typed), maxConsoleBytes, r.m.ConsoleRoom(r.cfg.Console))
 }
 
+// followLink tells the guest that the cable was plugged in or pulled.
+func (r *Replica) followLink(slot event.DeviceID, n world.Network) {
+	if up := n.Up(); up != r.m.LinkUp(slot) {
+		r.wake(true)
+		r.record(event.Control{Op: event.Link, Arg: event.LinkArg(slot, up)})
+	}
+}
+
+// takeFrames hands on what the guest's driver has room for. The rest stays with the
+// network, whose queue is longer than the device's and drops later.
 func (r *Replica) takeFrames(slot event.DeviceID, n world.Network) {
+	if r.m.FramesWait(slot) {
+		r.blocked |= 1 << slot
+		return
+	}
 	var frames []event.Frame
-	for len(frames) < maxFramesPerEntry {
+	size := 0
+	for len(frames) < maxFramesPerEntry && size < maxFrameBytes {
 		f, ok := n.Recv()
 		if !ok {
 			break
 		}
 		frames = append(frames, f)
+		size += len(f.Data)
 	}
-	r.moreFrames = r.moreFrames || len(frames) == maxFramesPerEntry
+	r.moreFrames = r.moreFrames || len(frames) == maxFramesPerEntry || size >= maxFrameBytes
+	mark := n.Mark()
 	for frames = r.fit(slot, frames); len(frames) > 0; {
 		n := min(len(frames), maxFramesPerEntry)
 		r.wake(true)
 		r.record(event.Frames{Device: slot, Frames: frames[:n:n]})
 		frames = frames[n:]
 	}
+	if size > 0 {
+		seq, _ := r.rec.Executed()
+		r.received = append(r.received, received{slot, mark, seq})
+	}
+}
+
+// received says which entry was the last when frames up to a mark were taken.
+type received struct {
+	slot event.DeviceID
+	mark uint64
+	seq  event.Seq
+}
+
+// tellLogged lets networks forget the frames that a backup has in its log.
+func (r *Replica) tellLogged() {
+	if len(r.received) == 0 || r.p == nil {
+		return
+	}
+	safe, n := r.p.Logged(), 0
+	for n < len(r.received) && r.received[n].seq <= safe {
+		if d := r.devices.Networks[r.received[n].slot]; d != nil {
+			d.Logged(r.received[n].mark)
+		}
+		n++
+	}
+	r.received = append(r.received[:0], r.received[n:]...)
 }
 
 func (r *Replica) answerEntropy() {

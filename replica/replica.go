@@ -114,9 +114,11 @@ type Replica struct {
 	held       []heldOutput // external outputs emitted and not known to have left, and what waits behind them
 	entropy    []event.EntropyRequest
 	announcer  announcer
-	typed      []byte // read from the terminal, and not yet given to the guest
-	idle       bool   // the machine waits for an input or its timer
-	moreFrames bool   // a network may hold more than one turn took
+	typed      []byte     // read from the terminal, and not yet given to the guest
+	idle       bool       // the machine waits for an input or its timer
+	moreFrames bool       // a network may hold more than one turn took
+	received   []received // frames not known to be in the backup's log, in order
+	blocked    uint8      // slots whose networks may hold frames, which the drivers had no room for
 	sinkErr    error
 
 	source *migrate.Source // clone being sent
@@ -130,6 +132,7 @@ type Replica struct {
 	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
 	acting       bool    // act is under way
 	key          ft.Key
+	heard        ft.Time // a packet came
 	nextHash     ft.Time
 	hashStep     event.Step
 	waiting      string  // why the machine waits for the backup
@@ -248,6 +251,7 @@ func (r *Replica) Turn() (at world.Time, ended bool) {
 	r.now = r.clock()
 	more := r.drainChannel()
 	r.pollQuestions()
+	r.flush() // what that gave rise to, acknowledgements and released outputs, does not wait for a slice
 	switch {
 	case r.done != nil:
 	case r.p != nil:
@@ -283,6 +287,7 @@ func (r *Replica) awaitPrimary() (next ft.Time) {
 }
 
 func (r *Replica) flush() {
+	r.tellLogged()
 	for _, n := range r.devices.Networks {
 		if n != nil {
 			n.Flush()

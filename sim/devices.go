@@ -4,6 +4,7 @@ package sim
 
 import (
 	"bytes"
+	"slices"
 
 	"tandem/machine/event"
 	"tandem/world"
@@ -140,6 +141,11 @@ type LAN struct {
 	Loss   int      // one frame in so many is lost
 	Sent   [][]byte // all frames that left the VM, in order
 
+	Unplugged bool // the cable is
+	Keeps     bool // frames for the VM until they are logged, and those that came while no port was there
+	kept      []event.Frame
+	logged    uint64 // frames that are no longer kept
+
 	w    *World
 	v    *VM
 	slot event.DeviceID
@@ -153,6 +159,8 @@ type Port struct {
 	site *Site
 	out  []event.Frame
 	in   []event.Frame
+
+	first, taken uint64 // frames before the first one; returned by Recv
 }
 
 func newLAN(w *World, v *VM, slot event.DeviceID) *LAN {
@@ -160,7 +168,10 @@ func newLAN(w *World, v *VM, slot event.DeviceID) *LAN {
 }
 
 func (l *LAN) open(site *Site) *Port {
-	l.last = &Port{l: l, site: site}
+	l.last = &Port{l: l, site: site, first: l.logged}
+	if l.Keeps {
+		l.last.in, l.port = slices.Clone(l.kept), l.last
+	}
 	return l.last
 }
 
@@ -192,6 +203,9 @@ func (l *LAN) send(p *Port, b []byte) {
 
 // Deliver sends a frame to the VM.
 func (l *LAN) Deliver(f event.Frame) {
+	if l.Keeps {
+		l.kept = append(l.kept, f)
+	}
 	if p := l.port; p != nil && !p.site.p.Gone() {
 		p.in = append(p.in, f)
 		p.site.p.Wake()
@@ -205,8 +219,25 @@ func (p *Port) Recv() (f event.Frame, ok bool) {
 	}
 	f = p.in[0]
 	p.in = p.in[1:]
+	p.taken++
 	return f, true
 }
+
+// Mark implements world.Network.
+func (p *Port) Mark() uint64 { return p.first + p.taken }
+
+// Logged implements world.Network.
+func (p *Port) Logged(mark uint64) {
+	if mark > p.Mark() {
+		p.l.w.Breach("%s says that frame %d is logged, but has received %d", p.site.p.Name, mark, p.Mark())
+	}
+	if l := p.l; l.Keeps && l.port == p && mark > l.logged {
+		l.kept, l.logged = l.kept[mark-l.logged:], mark
+	}
+}
+
+// Up implements world.Network.
+func (p *Port) Up() bool { return !p.l.Unplugged }
 
 // Fenced implements world.Network.
 func (p *Port) Fenced() bool { return p.l.last != p }

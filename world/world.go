@@ -39,6 +39,9 @@ type Channel interface {
 	Backlog() int
 	// Recv returns the next event, ok false if there is none now.
 	Recv() (ev ChannelEvent, ok bool)
+	// Hurry says whether something waits for the next event, so that Recv should look
+	// for it itself: being told may take another thread.
+	Hurry(on bool)
 	// Beat sends a heartbeat datagram; the payload is authenticated by the caller.
 	Beat(b []byte)
 	// Key is a secret that both ends of the present connection derived from it.
@@ -95,6 +98,13 @@ type Network interface {
 	Send(f event.Frame)
 	Flush()
 	Recv() (f event.Frame, ok bool)
+	// Mark names the last frame that Recv has returned, or one after it: marks only
+	// grow. Logged says that the frames up to a mark need not be kept any longer for
+	// whoever goes live next: its log has them.
+	Mark() uint64
+	Logged(mark uint64)
+	// Up reports whether the cable is plugged in at the other end.
+	Up() bool
 	// Fenced reports that a newer epoch has shut this one out.
 	Fenced() bool
 	Close() error

@@ -3,11 +3,11 @@
 package link
 
 import (
-	"bufio"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,13 +26,15 @@ type conn struct {
 	beat   *beat
 	out    sender
 
+	turn    sync.Mutex // of who reads
+	packets packetReader
+	rest    bool // Recv has read, and not to the end; its own
+
 	hung  atomic.Bool   // the caller is done with it
 	over  atomic.Bool   // it ended by itself
 	done  chan struct{} // closed when the socket is: ends the writer
 	ended chan struct{} // closed when its end is in the inbox
 }
-
-const readBuffer = 64 << 10
 
 func newConn(l *Link, t *tls.Conn, s *socket) *conn {
 	c := &conn{
@@ -74,22 +76,66 @@ func (c *conn) run() {
 	close(c.ended)
 }
 
+// read waits for what arrives and takes it in. Recv may be faster.
 func (c *conn) read() error {
-	r := bufio.NewReaderSize(c.tls, readBuffer)
 	for {
-		b, err := readPacket(r)
-		if err != nil {
+		if err := c.socket.await(); err != nil {
 			return err
+		}
+		switch hung, err := c.pull(); {
+		case hung:
+			return c.discard()
+		case !errors.Is(err, syscall.EAGAIN):
+			return err
+		}
+	}
+}
+
+// pull takes in all that is there.
+func (c *conn) pull() (hung bool, err error) {
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	for {
+		b, err := c.packets.next(c.tls)
+		if err != nil {
+			return false, err
 		}
 		it := item{conn: c, ev: world.ChannelEvent{Kind: world.Packet, Data: b}}
 		if !c.link.inbox.put(it) {
-			break
+			return true, nil
 		}
 	}
-	// Hung up. A socket that is closed with something unread is reset, and our last
-	// words with it: so read until the peer has them.
-	_, err := io.Copy(io.Discard, r)
-	return err
+}
+
+// glance takes a packet if one is there, on the goroutine of Recv: one that waits
+// for a processor to be told so on may wait for milliseconds on a busy host. The
+// inbox is empty. An end is left to read, which hears of it too.
+func (c *conn) glance() (b []byte, ok bool) {
+	if !c.turn.TryLock() {
+		return nil, false
+	}
+	defer c.turn.Unlock()
+	if c.link.inbox.count.Load() > 0 { // read was faster, and what it has comes first
+		return nil, false
+	}
+	b, err := c.packets.next(c.tls)
+	c.rest = err == nil
+	return b, c.rest
+}
+
+// discard reads on after a hangup. A socket that is closed with something unread is
+// reset, and our last words with it: so the peer must have them first.
+func (c *conn) discard() error {
+	b := make([]byte, recordSize)
+	for {
+		_, err := c.tls.Read(b)
+		if errors.Is(err, syscall.EAGAIN) {
+			err = c.socket.await()
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // hangup lets what was flushed leave and ends the connection behind it.

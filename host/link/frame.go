@@ -17,30 +17,49 @@ const (
 	firstRead = 64 << 10
 )
 
-// readPacket reads a packet behind its length.
-func readPacket(r io.Reader) ([]byte, error) {
-	var head [headSize]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
+// packetReader takes packets, each behind its length, from a stream that may have
+// only a part of one now. After an error that passes it goes on where it was.
+type packetReader struct {
+	head  [headSize]byte
+	heads int    // bytes of head
+	body  []byte // nil until head is whole
+	have  int    // bytes of body
+}
+
+func (p *packetReader) next(r io.Reader) ([]byte, error) {
+	for p.heads < headSize {
+		n, err := r.Read(p.head[p.heads:])
+		if p.heads += n; err != nil && p.heads < headSize {
+			return nil, p.cut(err)
+		}
 	}
-	size := int(binary.BigEndian.Uint32(head[:]))
+	size := int(binary.BigEndian.Uint32(p.head[:]))
 	if size > world.MaxPacket {
 		return nil, fmt.Errorf("a packet of %d bytes; at most %d are allowed", size, world.MaxPacket)
 	}
-	b := make([]byte, min(size, firstRead))
-	for have := 0; ; {
-		n, err := io.ReadFull(r, b[have:])
-		have += n
-		switch {
-		case err == io.EOF && have < size:
-			return nil, io.ErrUnexpectedEOF
-		case err != nil && err != io.EOF:
-			return nil, err
-		case have == size:
-			return b, nil
-		}
-		grown := make([]byte, min(size, 4*have))
-		copy(grown, b)
-		b = grown
+	if p.body == nil {
+		p.body = make([]byte, min(size, firstRead))
 	}
+	for p.have < size {
+		if p.have == len(p.body) {
+			grown := make([]byte, min(size, 4*p.have))
+			copy(grown, p.body)
+			p.body = grown
+		}
+		n, err := r.Read(p.body[p.have:])
+		if p.have += n; err != nil && p.have < size {
+			return nil, p.cut(err)
+		}
+	}
+	b := p.body
+	*p = packetReader{}
+	return b, nil
+}
+
+// cut tells an end within a packet from one between two.
+func (p *packetReader) cut(err error) error {
+	if err == io.EOF && p.heads > 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

@@ -27,8 +27,11 @@ func FuzzReadPacket(f *testing.F) {
 	f.Add([]byte{0x01, 0x80, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		read := func(r io.Reader) (again []byte, end string) {
-			for {
-				p, err := readPacket(r)
+			for packets := new(packetReader); ; {
+				p, err := packets.next(r)
+				if err == iotest.ErrTimeout {
+					continue
+				}
 				if err != nil {
 					return again, err.Error()
 				}
@@ -46,6 +49,10 @@ func FuzzReadPacket(f *testing.F) {
 		if !bytes.Equal(whole, cut) || end != cutEnd {
 			t.Fatalf("cut: %d bytes, %s; whole: %d bytes, %s", len(cut), cutEnd, len(whole), end)
 		}
+		cut, cutEnd = read(iotest.TimeoutReader(iotest.OneByteReader(bytes.NewReader(b))))
+		if !bytes.Equal(whole, cut) || end != cutEnd {
+			t.Fatalf("nothing for a while: %d bytes, %s; whole: %d bytes, %s", len(cut), cutEnd, len(whole), end)
+		}
 	})
 }
 
@@ -54,7 +61,7 @@ func TestReadPacketAllocates(t *testing.T) {
 	head := binary.BigEndian.AppendUint32(nil, world.MaxPacket)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if _, err := readPacket(bytes.NewReader(append(head, 1, 2, 3))); err != io.ErrUnexpectedEOF {
+	if _, err := new(packetReader).next(bytes.NewReader(append(head, 1, 2, 3))); err != io.ErrUnexpectedEOF {
 		t.Error(err)
 	}
 	runtime.ReadMemStats(&after)

@@ -79,6 +79,7 @@ type Link struct {
 
 	// What Recv has shown to the caller. Packets are meant for that connection,
 	// though there may be a newer one already.
+	hurry   bool
 	current *conn
 	key     [32]byte
 	beat    *beat
@@ -194,13 +195,16 @@ func (l *Link) Backlog() int {
 	return l.current.out.backlog()
 }
 
+// Hurry makes Recv look at the connection itself, for a system call each time.
+func (l *Link) Hurry(on bool) { l.hurry = on }
+
 // Recv returns the next event. Packets, and the end, of a connection that was hung
 // up are not returned. An end always has its reason in Err.
 func (l *Link) Recv() (world.ChannelEvent, bool) {
 	for {
 		it, ok := l.inbox.get()
 		if !ok {
-			return world.ChannelEvent{}, false
+			return l.glance()
 		}
 		switch it.ev.Kind {
 		case world.Connected:
@@ -217,6 +221,16 @@ func (l *Link) Recv() (world.ChannelEvent, bool) {
 		}
 		return it.ev, true
 	}
+}
+
+// glance is Recv when the inbox is empty.
+func (l *Link) glance() (world.ChannelEvent, bool) {
+	if c := l.current; c != nil && (l.hurry || c.rest) {
+		if b, ok := c.glance(); ok {
+			return world.ChannelEvent{Kind: world.Packet, Data: b}, true
+		}
+	}
+	return world.ChannelEvent{}, false
 }
 
 // show makes c the connection that the caller means. Its heartbeats go on after

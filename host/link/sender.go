@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -234,6 +235,7 @@ type socket struct {
 	*net.TCPConn
 	raw     syscall.RawConn
 	waiting atomic.Int64 // bytes of records, of those being written too
+	reads   atomic.Bool  // live
 
 	mu      sync.Mutex
 	live    bool
@@ -252,6 +254,7 @@ func (s *socket) goLive(rouse func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live, s.rouse = true, rouse
+	s.reads.Store(true)
 }
 
 // SetWriteDeadline is called by TLS with its last alert, and would keep it from leaving.
@@ -276,6 +279,40 @@ func (s *socket) Write(b []byte) (int, error) {
 		s.rouse()
 	}
 	return len(b), nil
+}
+
+// Read is called by TLS. Once the socket is live it does not wait: EAGAIN passes, so
+// TLS keeps a part of a record and goes on with it.
+func (s *socket) Read(b []byte) (n int, err error) {
+	if !s.reads.Load() {
+		return s.TCPConn.Read(b)
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	outer := s.raw.Control(func(fd uintptr) {
+		for n, err = unix.Read(int(fd), b); err == unix.EINTR; {
+			n, err = unix.Read(int(fd), b)
+		}
+	})
+	switch {
+	case outer != nil:
+		return 0, outer
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// await waits until Read has something to say.
+func (s *socket) await() error {
+	return s.raw.Read(func(fd uintptr) bool {
+		// Asked for, since an edge that Go's poller saw is forgotten as a wait begins.
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
 }
 
 func (s *socket) cork() {

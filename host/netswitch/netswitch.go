@@ -14,6 +14,17 @@
 //	host's network ◄── NAT ──┤ gateway ── vswitch ────┤
 //	                   DHCP, DNS ─┘                   └─ port ─ backup, silent
 //
+// A primary that dies takes with it what it had received and not logged, and what is
+// sent while nobody goes on is lost. TCP would send both again, after a silence that
+// has doubled with each try. So the switch keeps frames for a protected VM until they
+// are known to be logged, and gives them to the port of the next epoch first.
+//
+//	frame ─► kept ─► port, epoch 1 ──── Logged n ───► the first n are forgotten
+//	frame ─► kept      (gone)
+//	         kept ─► port, epoch 2
+//
+// What was logged and not known to be is delivered again, as networks do.
+//
 // # Wire protocol, version 1
 //
 // A port is one stream connection (Unix socket or TCP). Both directions carry
@@ -28,7 +39,8 @@
 //	0   4    "TNSW"
 //	4   u16  protocol version, 1
 //	6   u8   role: 2 primary, 3 backup
-//	7   u8   flags: 1, the port takes frames with a partial checksum or to be segmented
+//	7   u8   flags: 1, the port takes frames with a partial checksum or to be segmented;
+//	         2, it says Logged, and wants what was kept
 //	8   u64  epoch
 //	16  6    MAC address of the network device
 //	22  u8   length of the VM id, 1 to 255
@@ -55,7 +67,9 @@
 //
 // Activate (type 4, u64 epoch) is what a replica sends after it has won the
 // claim. Closed (type 5, a reason as in the answer) is the last message of a
-// port that a newer one replaced. Neither side waits for the other with frames:
+// port that a newer one replaced. Logged (type 6, u64) is sent by a replica and counts
+// the frames of this connection, from its first, that the log of the VM's backup has.
+// The switch keeps the others for the VM's next port. Neither side waits for the other with frames:
 // what does not fit in a queue is dropped, as a switch does.
 package netswitch
 
@@ -88,6 +102,7 @@ const (
 	messageFrame
 	messageActivate
 	messageClosed
+	messageLogged
 )
 
 type status uint8
@@ -98,7 +113,10 @@ const (
 	statusStale
 )
 
-const flagOffloads = 1
+const (
+	flagOffloads = 1
+	flagKeep     = 2
+)
 
 // Hello says who attaches to a switch.
 type Hello struct {
@@ -109,6 +127,8 @@ type Hello struct {
 	// Offloads says that frames with a partial checksum, and TCP segments of up
 	// to 64 KiB, may be sent to this port. Otherwise the switch completes them.
 	Offloads bool
+	// Keep says that this port tells which frames are logged.
+	Keep bool
 }
 
 type answer struct {
@@ -133,7 +153,10 @@ func appendHello(b []byte, h Hello) []byte {
 	b = le.AppendUint16(b, protocolVersion)
 	flags := byte(0)
 	if h.Offloads {
-		flags = flagOffloads
+		flags |= flagOffloads
+	}
+	if h.Keep {
+		flags |= flagKeep
 	}
 	b = append(b, byte(h.Role), flags)
 	b = le.AppendUint64(b, uint64(h.Epoch))
@@ -153,7 +176,7 @@ func parseHello(b []byte) (h Hello, err error) {
 		return h, errors.New("the hello's length does not fit its VM id")
 	}
 	h.Role = vswitch.Role(b[6])
-	h.Offloads = b[7]&flagOffloads != 0
+	h.Offloads, h.Keep = b[7]&flagOffloads != 0, b[7]&flagKeep != 0
 	h.Epoch = event.Epoch(le.Uint64(b[8:]))
 	h.MAC = vswitch.MAC(b[16:22])
 	h.VM = string(b[23:])
@@ -207,6 +230,18 @@ func parseActivate(b []byte) (event.Epoch, error) {
 		return 0, fmt.Errorf("an activate of %d bytes is malformed", len(b))
 	}
 	return event.Epoch(le.Uint64(b)), nil
+}
+
+func appendLogged(b []byte, n uint64) []byte {
+	start := len(b)
+	return end(le.AppendUint64(begin(b, messageLogged), n), start)
+}
+
+func parseLogged(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, fmt.Errorf("a logged of %d bytes is malformed", len(b))
+	}
+	return le.Uint64(b), nil
 }
 
 func appendClosed(b []byte, reason string) []byte {

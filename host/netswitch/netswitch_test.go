@@ -325,11 +325,11 @@ func TestFenceDrains(t *testing.T) {
 	infos := s.Ports()
 	oldID, nextID := infos[1].ID, infos[2].ID
 	s.mu.Lock()
-	old := s.ports[oldID]
+	old, next := s.ports[oldID], s.ports[nextID]
 	s.mu.Unlock()
 	old.moving.Lock() // as while a frame is being forwarded
 	answered := make(chan error, 1)
-	go func() { answered <- s.activate(nextID, 2) }()
+	go func() { answered <- s.activate(nextID, next, 2) }()
 	for len(s.Ports()) == 3 {
 		runtime.Gosched()
 	}

@@ -40,6 +40,9 @@ const (
 	lastBackoff     = time.Second
 )
 
+// tellEvery bounds the frames of which the switch does not know that they are logged.
+const tellEvery = 32
+
 // ErrClosed is the error of a port after Close.
 var ErrClosed = errors.New("the port is closed")
 
@@ -56,11 +59,15 @@ type Port struct {
 	name string
 	dial Dialer
 	wake func()
+	keep bool
 
 	pending  []byte // messages since the last Flush
 	messages int
 	cursor   cursor
+	mark     uint64 // frames up to here are logged
+	told     uint64 // and the switch knows of these
 	in       inbox
+	arrived  uint64 // frames from the switch on all connections; of the goroutine that reads
 	dropped  atomic.Uint64
 	session  atomic.Pointer[outbox] // of the connection; nil without one
 
@@ -97,7 +104,7 @@ func DialWith(name string, dial Dialer, hello Hello, wake func()) (*Port, error)
 		return nil, fmt.Errorf("switch %s: the VM id is %d bytes long: give 1 to %d", name, len(hello.VM), vswitch.MaxVMID)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Port{name: name, dial: dial, wake: wake, hello: hello, cancel: cancel,
+	p := &Port{name: name, dial: dial, wake: wake, keep: hello.Keep, hello: hello, cancel: cancel,
 		done: make(chan struct{}), changed: make(chan struct{})}
 	c, err := p.connect(ctx)
 	if err != nil {
@@ -129,6 +136,7 @@ func (p *Port) connect(ctx context.Context) (*connection, error) {
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	p.mu.Lock()
 	c := &connection{conn, newMessages(conn), newOutbox(), p.hello}
+	c.out.direct, c.out.base = direct(conn), p.arrived
 	p.mu.Unlock()
 	if err := p.greet(c); err != nil {
 		conn.Close()
@@ -265,9 +273,10 @@ func (p *Port) read(c *connection) (final error) {
 		}
 		switch t {
 		case messageFrame:
+			p.arrived++
 			if f, ok := parseFrame(body); ok {
 				f.Data = bytes.Clone(f.Data)
-				arrived = p.in.put(f) || arrived
+				arrived = p.in.put(f, p.arrived) || arrived
 			}
 		case messageAnswer:
 			if err := p.answered(body); err != nil {
@@ -307,12 +316,17 @@ func (p *Port) Send(f event.Frame) {
 	p.messages++
 }
 
-// Flush gives the queued frames to the connection, in one write if it is idle.
+// Flush gives the queued frames to the connection, in one write if it is idle. What
+// is logged is told with them, or when it has become much.
 func (p *Port) Flush() {
-	if len(p.pending) == 0 {
+	if len(p.pending) == 0 && p.mark < p.told+tellEvery {
 		return
 	}
 	if o := p.session.Load(); o != nil {
+		if p.mark > p.told && p.mark > o.base {
+			p.pending = appendLogged(p.pending, p.mark-o.base)
+			p.told = p.mark
+		}
 		o.batch(p.pending, p.messages)
 	} else {
 		p.dropped.Add(uint64(p.messages))
@@ -322,6 +336,17 @@ func (p *Port) Flush() {
 
 // Recv returns a frame that has arrived.
 func (p *Port) Recv() (event.Frame, bool) { return p.cursor.recv(&p.in) }
+
+// Mark is the number of the last frame that Recv has returned.
+func (p *Port) Mark() uint64 { return p.cursor.mark }
+
+// Logged says that frames up to a mark are in the log of whoever goes live next, so
+// that the switch need not keep them for him (Hello.Keep).
+func (p *Port) Logged(mark uint64) {
+	if p.keep {
+		p.mark = max(p.mark, mark)
+	}
+}
 
 // Activate makes this port the active one of its VM and returns after the switch
 // has fenced all older epochs: what their ports sent has arrived, and nothing

@@ -3,9 +3,13 @@
 package netswitch
 
 import (
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"tandem/machine/event"
 )
@@ -16,8 +20,12 @@ const queueBytes = 8 << 20
 // outbox collects messages for one connection. Its writer takes all that has
 // gathered with one system call.
 type outbox struct {
+	base   uint64                            // frames that came before this connection; a Port's
+	direct func(b []byte) (n int, err error) // writes what the kernel takes at once; may be nil
+
 	mu       sync.Mutex
 	buf      []byte
+	writing  bool // the writer has taken some of it
 	finished bool
 	kick     chan struct{}
 	done     chan struct{} // the writer has ended
@@ -29,24 +37,34 @@ func newOutbox() *outbox {
 }
 
 // frame appends a frame, or drops it if the queue is full.
-func (o *outbox) frame(f event.Frame) {
+func (o *outbox) frame(f event.Frame) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.finished || len(o.buf)+len(f.Data) > queueBytes {
 		o.dropped.Add(1)
-		return
+		return false
 	}
 	o.buf = appendFrame(o.buf, f)
 	o.signal()
+	return true
 }
 
-// batch appends whole messages, or drops them if the queue is full.
+// batch appends whole messages, or drops them if the queue is full. If nothing is
+// queued they go to the kernel at once: what it has leaves even if this process dies,
+// and no thread has to be switched to.
 func (o *outbox) batch(b []byte, messages int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.finished || len(o.buf)+len(b) > queueBytes {
 		o.dropped.Add(uint64(messages))
 		return
+	}
+	if o.direct != nil && len(o.buf) == 0 && !o.writing {
+		n, err := o.direct(b)
+		if err == nil && n == len(b) {
+			return
+		}
+		b = b[n:] // the writer finds out what is wrong
 	}
 	o.buf = append(o.buf, b...)
 	o.signal()
@@ -97,7 +115,7 @@ func (o *outbox) write(c io.WriteCloser) {
 	for range o.kick {
 		o.mu.Lock()
 		batch, finished := o.buf, o.finished
-		o.buf = spare[:0]
+		o.buf, o.writing = spare[:0], len(batch) > 0
 		o.mu.Unlock()
 		if len(batch) > 0 {
 			if _, err := c.Write(batch); err != nil {
@@ -108,6 +126,27 @@ func (o *outbox) write(c io.WriteCloser) {
 			return
 		}
 		spare = batch
+		o.mu.Lock()
+		o.writing = false
+		o.mu.Unlock()
+	}
+}
+
+// direct returns a function that writes to c what it takes without waiting, or nil.
+func direct(c io.Writer) func([]byte) (int, error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func(b []byte) (n int, err error) {
+		outer := raw.Control(func(fd uintptr) {
+			n, err = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		})
+		return max(n, 0), errors.Join(outer, err)
 	}
 }
 
@@ -117,15 +156,21 @@ type inbox struct {
 	dropped atomic.Uint64
 
 	mu     sync.Mutex
-	frames []event.Frame
+	frames []numbered
 	bytes  int
+}
+
+// numbered is a frame with its place among all that came.
+type numbered struct {
+	event.Frame
+	n uint64
 }
 
 // frameCost is what a queued frame is counted as beside its data.
 const frameCost = 64
 
-// put adds a frame, which it keeps; it reports false if the queue is full.
-func (q *inbox) put(f event.Frame) bool {
+// put adds frame number n, which it keeps; it reports false if the queue is full.
+func (q *inbox) put(f event.Frame, n uint64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.bytes+len(f.Data)+frameCost > queueBytes {
@@ -133,13 +178,13 @@ func (q *inbox) put(f event.Frame) bool {
 		return false
 	}
 	q.bytes += len(f.Data) + frameCost
-	q.frames = append(q.frames, f)
+	q.frames = append(q.frames, numbered{f, n})
 	q.ready.Store(true)
 	return true
 }
 
 // take returns all frames and leaves empty in their place.
-func (q *inbox) take(empty []event.Frame) []event.Frame {
+func (q *inbox) take(empty []numbered) []numbered {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames := q.frames
@@ -150,8 +195,9 @@ func (q *inbox) take(empty []event.Frame) []event.Frame {
 
 // cursor reads an inbox frame by frame; it belongs to the polled loop.
 type cursor struct {
-	frames []event.Frame
+	frames []numbered
 	next   int
+	mark   uint64 // number of the frame that was returned last
 }
 
 // recv returns the oldest frame. Without one it costs an atomic load.
@@ -166,6 +212,8 @@ func (c *cursor) recv(q *inbox) (event.Frame, bool) {
 			return event.Frame{}, false
 		}
 	}
+	f := c.frames[c.next]
 	c.next++
-	return c.frames[c.next-1], true
+	c.mark = f.n
+	return f.Frame, true
 }

@@ -35,14 +35,22 @@ type Server struct {
 	uplink vswitch.PortID
 	ports  map[vswitch.PortID]*serverPort
 	out    []vswitch.PortID // scratch of forward
+	absent map[vswitch.MAC]*absence
 }
 
 // serverPort is the switch's end of a replica's connection.
 type serverPort struct {
 	conn     net.Conn
 	out      *outbox
+	vm       string
+	mac      vswitch.MAC
 	offloads bool
-	open     bool // answered, so that frames may follow; Server.mu guards it
+	keep     bool
+
+	// Server.mu guards these.
+	live bool // the VM's, in its epoch
+	open bool // answered, so that frames may follow; those before that are kept
+	kept kept
 
 	// moving is held while a frame of this port is on its way into the queues
 	// and the gateway: who takes it after the port is fenced knows that all has
@@ -66,7 +74,7 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, start: time.Now(), sw: vswitch.New(), ports: map[vswitch.PortID]*serverPort{}}
+	s := &Server{cfg: cfg, start: time.Now(), sw: vswitch.New(), ports: map[vswitch.PortID]*serverPort{}, absent: map[vswitch.MAC]*absence{}}
 	if s.uplink, _, err = s.sw.Open(0, vswitch.Attachment{Role: vswitch.Uplink, MAC: gatewayMAC}); err != nil {
 		return nil, err
 	}
@@ -146,7 +154,7 @@ func (s *Server) serve(conn net.Conn) {
 	in := newMessages(conn)
 	conn.SetDeadline(time.Now().Add(helloTimeout))
 	h, err := readHello(in)
-	p := &serverPort{conn: conn, out: newOutbox(), offloads: h.Offloads}
+	p := &serverPort{conn: conn, out: newOutbox(), vm: h.VM, mac: h.MAC, offloads: h.Offloads, keep: h.Keep}
 	var id vswitch.PortID
 	if err == nil {
 		id, err = s.open(h, p)
@@ -209,6 +217,9 @@ func (s *Server) open(h Hello, p *serverPort) (vswitch.PortID, error) {
 	defer s.mu.Unlock()
 	p.out.control(appendAnswer(nil, answer{epoch: h.Epoch}))
 	p.open = true
+	if h.Role == vswitch.Primary {
+		s.inherit(p, old)
+	}
 	return id, nil
 }
 
@@ -237,6 +248,9 @@ func (s *Server) fence(old []*serverPort, e event.Epoch) {
 func (s *Server) detach(id vswitch.PortID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p := s.ports[id]; p != nil && p.live { // not replaced
+		s.leave(p)
+	}
 	s.sw.Close(id)
 	delete(s.ports, id)
 }
@@ -255,39 +269,68 @@ func (s *Server) read(in *messages, id vswitch.PortID, p *serverPort) error {
 				s.forward(id, f)
 				p.moving.Unlock()
 			}
+		case messageLogged:
+			n, err := parseLogged(body)
+			if err == nil {
+				err = s.logged(p, n)
+			}
+			if err != nil {
+				return err
+			}
 		case messageActivate:
 			e, err := parseActivate(body)
 			if err != nil {
 				return err
 			}
-			a := answerTo(e, s.activate(id, e))
-			s.cfg.Log.Info("switch: activate", "port", id, "epoch", e, "refused", a.reason)
-			p.out.control(appendAnswer(nil, a))
+			s.activate(id, p, e)
 		default:
 			return fmt.Errorf("message type %d is not for a switch", t)
 		}
 	}
 }
 
-func (s *Server) activate(id vswitch.PortID, e event.Epoch) error {
+// logged forgets what a port's VM has in its log.
+func (s *Server) logged(p *serverPort, n uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !p.kept.logged(n) {
+		return fmt.Errorf("%d frames are said to be logged, more than were sent", n)
+	}
+	return nil
+}
+
+// activate makes a backup's port the VM's and answers it.
+func (s *Server) activate(id vswitch.PortID, p *serverPort, e event.Epoch) error {
 	s.mu.Lock()
 	closed, err := s.sw.Activate(s.now(), id, e)
 	old := s.forget(closed)
 	s.mu.Unlock()
 	s.fence(old, e)
+	a := answerTo(e, err)
+	s.cfg.Log.Info("switch: activate", "port", id, "epoch", e, "refused", a.reason)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.out.control(appendAnswer(nil, a))
+	if err == nil && !p.live {
+		s.inherit(p, old)
+	}
 	return err
 }
 
-// forward passes one frame on. Its data is not kept.
+// forward passes one frame on. The data of one from the gateway is not written to
+// afterwards; of the others' no reference is left.
 func (s *Server) forward(from vswitch.PortID, f event.Frame) {
-	up := false
+	up, own := false, from == s.uplink
 	s.mu.Lock()
 	s.out = s.sw.Forward(s.now(), from, f.Data, s.out[:0])
+	if len(s.out) > 0 && s.forAbsent(f, own) {
+		s.out = s.out[:0]
+	}
 	for _, id := range s.out {
 		if id == s.uplink {
 			up = true
-		} else if p := s.ports[id]; p != nil && p.open {
-			p.send(f)
+		} else if p := s.ports[id]; p != nil {
+			p.send(f, own)
 		}
 	}
 	s.mu.Unlock()
@@ -297,11 +340,20 @@ func (s *Server) forward(from vswitch.PortID, f event.Frame) {
 	}
 }
 
-// send queues a frame for the replica.
-func (p *serverPort) send(f event.Frame) {
+// send queues a frame for the replica; Server.mu is held.
+func (p *serverPort) send(f event.Frame, own bool) {
 	if p.offloads {
-		p.out.frame(f)
+		p.sendWhole(f, own)
 		return
 	}
-	vswitch.Segment(f, func(b []byte) { p.out.frame(event.Frame{Data: b}) })
+	vswitch.Segment(f, func(b []byte) { p.sendWhole(event.Frame{Data: b}, own) })
+}
+
+func (p *serverPort) sendWhole(f event.Frame, own bool) {
+	if p.open && !p.out.frame(f) {
+		return // dropped: the replica does not count it
+	}
+	if p.keep {
+		p.kept.add(time.Now(), owned(f, own))
+	}
 }

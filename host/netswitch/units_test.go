@@ -102,7 +102,7 @@ func TestQueueBounds(t *testing.T) {
 
 	var q inbox
 	n := 0
-	for q.put(event.Frame{Data: make([]byte, 14)}) {
+	for q.put(event.Frame{Data: make([]byte, 14)}, 0) {
 		n++
 	}
 	if n > queueBytes/14 {

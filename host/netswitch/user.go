@@ -44,9 +44,9 @@ func (u *User) Addrs() []net.Addr { return u.gateway.addrs() }
 // arrive takes a frame from the gateway.
 func (u *User) arrive(f event.Frame) {
 	if u.offloads {
-		u.in.put(f)
+		u.in.put(f, 0)
 	} else {
-		vswitch.Segment(f, func(b []byte) { u.in.put(event.Frame{Data: b}) })
+		vswitch.Segment(f, func(b []byte) { u.in.put(event.Frame{Data: b}, 0) })
 	}
 	u.wake()
 }
@@ -54,13 +54,13 @@ func (u *User) arrive(f event.Frame) {
 // run gives the guest's frames to the gateway, off the polled loop.
 func (u *User) run() {
 	defer close(u.done)
-	var frames []event.Frame
+	var frames []numbered
 	for range u.kick {
 		clear(frames)
 		frames = u.out.take(frames)
 		for _, f := range frames {
-			if vswitch.Check(f) {
-				u.gateway.inject(f)
+			if vswitch.Check(f.Frame) {
+				u.gateway.inject(f.Frame)
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func (u *User) Flush() {
 		return
 	}
 	for _, f := range u.pending {
-		u.out.put(f)
+		u.out.put(f, 0)
 	}
 	clear(u.pending)
 	u.pending = u.pending[:0]

@@ -4,7 +4,7 @@
 // epochs for it. It is where a URL becomes a device:
 //
 //	disk     FILE · nbd://HOST:PORT/EXPORT · nbd+unix:///EXPORT?socket=PATH
-//	network  user · switch:ADDRESS · none
+//	network  user · switch:ADDRESS · tap:NAME[,bridge=BRIDGE][,mtu=BYTES] · none
 package site
 
 import (
@@ -16,6 +16,7 @@ import (
 	"tandem/host/filedisk"
 	"tandem/host/nbd"
 	"tandem/host/netswitch"
+	"tandem/host/tap"
 	"tandem/machine/event"
 	"tandem/vswitch"
 	"tandem/world"
@@ -40,10 +41,38 @@ type Config struct {
 }
 
 // Site implements world.Site.
-type Site struct{ cfg Config }
+type Site struct {
+	cfg  Config
+	taps [8]*tap.Tap // of a backup: silent, for the day it goes live
+}
 
 // New returns a Site.
-func New(cfg Config) *Site { return &Site{cfg} }
+func New(cfg Config) *Site { return &Site{cfg: cfg} }
+
+// Prepare makes ready what a backup can hold without being heard of: its taps. What
+// is wrong with them is known at once so, and not at a failover. Release gives up
+// what Open has not taken.
+func (s *Site) Prepare() (err error) {
+	for i, slot := range s.cfg.Slots {
+		if cfg, ok := strings.CutPrefix(slot.Network, tapPrefix); ok {
+			if s.taps[i], err = openTap(cfg, slot.MAC); err != nil {
+				s.Release()
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Release undoes Prepare.
+func (s *Site) Release() {
+	for i, t := range s.taps {
+		if t != nil {
+			t.Close()
+			s.taps[i] = nil
+		}
+	}
+}
 
 // Claim implements world.Site.
 func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
@@ -76,7 +105,7 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices, err error) {
 			}
 		}
 		if slot.Network != "" && slot.Network != "none" {
-			if d.Networks[i], err = s.openNetwork(slot, epoch); err != nil {
+			if d.Networks[i], err = s.openNetwork(i, epoch); err != nil {
 				return d, err
 			}
 		}
@@ -114,10 +143,14 @@ func (s *Site) openDisk(slot Slot, epoch event.Epoch) (world.Disk, error) {
 	return d, nil
 }
 
-func (s *Site) openNetwork(slot Slot, epoch event.Epoch) (world.Network, error) {
+func (s *Site) openNetwork(i int, epoch event.Epoch) (world.Network, error) {
+	slot := s.cfg.Slots[i]
+	if cfg, ok := strings.CutPrefix(slot.Network, tapPrefix); ok {
+		return s.startTap(i, cfg)
+	}
 	if slot.Network == "user" {
 		if epoch > 0 {
-			return nil, errors.New("network user: it ends with its process; a protected VM needs switch:ADDRESS")
+			return nil, errors.New("network user: it ends with its process; a protected VM needs switch:ADDRESS or tap:NAME")
 		}
 		u, err := netswitch.NewUser(netswitch.Config{Forwards: slot.Forwards, Offloads: true,
 			Leases: []netswitch.Lease{{MAC: slot.MAC, IP: firstGuest}}}, s.cfg.Wake)
@@ -128,13 +161,41 @@ func (s *Site) openNetwork(slot Slot, epoch event.Epoch) (world.Network, error) 
 	}
 	addr, ok := strings.CutPrefix(slot.Network, "switch:")
 	if !ok {
-		return nil, fmt.Errorf("network %q: choose user, switch:ADDRESS or none", slot.Network)
+		return nil, fmt.Errorf("network %q: choose user, switch:ADDRESS, tap:NAME or none", slot.Network)
 	}
-	p, err := netswitch.Dial(addr, netswitch.Hello{VM: s.cfg.VM, Epoch: epoch, Role: vswitch.Primary, MAC: slot.MAC, Offloads: true}, s.cfg.Wake)
+	p, err := netswitch.Dial(addr, netswitch.Hello{VM: s.cfg.VM, Epoch: epoch, Role: vswitch.Primary, MAC: slot.MAC, Offloads: true, Keep: true}, s.cfg.Wake)
 	if err != nil {
 		return nil, err
 	}
 	return port{p}, nil
+}
+
+const tapPrefix = "tap:"
+
+func openTap(s string, mac vswitch.MAC) (*tap.Tap, error) {
+	cfg, err := tap.Parse(s)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MAC = mac
+	return tap.Open(cfg)
+}
+
+// startTap plugs in the tap that was prepared, or one made now.
+func (s *Site) startTap(i int, cfg string) (world.Network, error) {
+	t := s.taps[i]
+	s.taps[i] = nil
+	if t == nil {
+		var err error
+		if t, err = openTap(cfg, s.cfg.Slots[i].MAC); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.Start(s.cfg.Wake); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // port and user are the networks as a replica sees them.
@@ -143,7 +204,17 @@ type port struct{ *netswitch.Port }
 // Fenced implements world.Network.
 func (p port) Fenced() bool { return errors.Is(p.Err(), vswitch.ErrStale) }
 
+// Up implements world.Network: without a switch there is nobody at the other end.
+func (p port) Up() bool { return p.Connected() }
+
 type user struct{ *netswitch.User }
+
+// Mark and Logged implement world.Network: nobody goes live next.
+func (user) Mark() uint64  { return 0 }
+func (user) Logged(uint64) {}
+
+// Up implements world.Network.
+func (user) Up() bool { return true }
 
 // Fenced implements world.Network: nobody else has this network.
 func (user) Fenced() bool { return false }

@@ -169,7 +169,18 @@ const (
 	Activate                      // the backup may claim epoch Arg from here on
 	Switch                        // the peers change roles; the backup is the primary of epoch Arg
 	Dismiss                       // the backup ends, and may not claim epoch Arg any more
+
+	// Link plugs the cable of a network device in or pulls it: Arg is LinkArg.
+	Link ControlOp = 16
 )
+
+// LinkArg is what a Link says: twice the slot, and 1 if the link is up.
+func LinkArg(d DeviceID, up bool) uint64 {
+	if up {
+		return uint64(d)<<1 | 1
+	}
+	return uint64(d) << 1
+}
 
 // Hash lets the backup compare itself with the primary. State covers registers
 // and devices, Memory the pages chosen for this entry (package machine).

@@ -119,6 +119,10 @@ func (d *Device) Offloads() Offloads {
 	}
 }
 
+// Waiting tells whether received frames wait for buffers of the driver. More would
+// wait behind them, or be dropped: they are better kept where they come from.
+func (d *Device) Waiting() bool { return len(d.backlog) > 0 }
+
 // SetLink plugs the cable in or pulls it, and tells the driver.
 func (d *Device) SetLink(up bool) {
 	if d.link != up {
@@ -126,6 +130,9 @@ func (d *Device) SetLink(up bool) {
 		d.ConfigChanged()
 	}
 }
+
+// Link tells whether the cable is plugged in.
+func (d *Device) Link() bool { return d.link }
 
 // Stats returns the counts since the machine was made.
 func (d *Device) Stats() Stats { return d.stats }
