@@ -28,7 +28,6 @@ import (
 	"tandem/host/ram"
 	"tandem/host/site"
 	"tandem/host/term"
-	"tandem/image"
 	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/replica"
@@ -392,7 +391,7 @@ func (f *replicaFlags) build() (vm, error) {
 	if f.image == "" {
 		return f.vm.build(nil)
 	}
-	img, err := image.Open(f.image)
+	img, err := openImage(f.image)
 	if err != nil {
 		return vm{}, err
 	}

@@ -52,6 +52,8 @@ type Options struct {
 	Suite     string   // "trixie"
 	Size      int64    // of the disk in bytes; 1 GiB
 	Hostname  string   // "tandem"
+	Users     []string // beside root, from uid 1000 on
+	SSHKeys   []string // lines of authorized_keys, for root and all Users
 	Mirror    string   // else $TANDEM_MIRROR, else the host's apt configuration
 	Keyring   string   // file of public keys; else Debian's, which are built in
 	CacheDir  string   // else tandem in the user's cache directory
@@ -71,9 +73,15 @@ type Image struct {
 	Manifest             Manifest
 }
 
+// Kind tells how an image was made.
+type Kind string
+
+const KindDebian Kind = "debian" // of packages; also that of images without a kind
+
 // Manifest is image.json.
 type Manifest struct {
 	Format        int               `json:"format"`
+	Kind          Kind              `json:"kind,omitempty"`
 	Suite         string            `json:"suite"`
 	Release       string            `json:"release"` // e.g. "13.7"
 	Date          time.Time         `json:"date"`    // of the release
@@ -81,6 +89,7 @@ type Manifest struct {
 	KernelVersion string            `json:"kernel_version"`
 	Append        string            `json:"append"`
 	Requested     []string          `json:"requested"`
+	Users         []string          `json:"users,omitempty"`
 	Scripts       string            `json:"scripts"`   // hash of what tandem itself puts into the guest
 	DiskSize      int64             `json:"disk_size"` // bytes
 	SHA256        map[string]string `json:"sha256"`    // of kernel and initrd; the disk changes
@@ -126,14 +135,23 @@ func (o *Options) defaults() error {
 		t.MaxConnsPerHost = downloads
 		o.Client = &http.Client{Transport: t}
 	}
-	if o.CacheDir == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			return fmt.Errorf("no cache directory (%w): name one with --cache", err)
-		}
-		o.CacheDir = filepath.Join(dir, "tandem")
+	var err error
+	if o.CacheDir, err = cacheDir(o.CacheDir); err != nil {
+		return err
 	}
 	return o.valid()
+}
+
+// cacheDir is where downloads are kept: the folder given, or the user's.
+func cacheDir(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache directory (%w): name one with --cache", err)
+	}
+	return filepath.Join(dir, "tandem"), nil
 }
 
 var (
@@ -150,9 +168,9 @@ func (o *Options) valid() error {
 	case !hostName.MatchString(o.Hostname):
 		return fmt.Errorf("host name %q: use letters, digits and hyphens, at most 64", o.Hostname)
 	case o.Size < ext4.MinSize || o.Size > ext4.MaxSize:
-		return fmt.Errorf("disk size %s: choose one from %s to %s", size(o.Size), size(ext4.MinSize), size(ext4.MaxSize))
+		return fmt.Errorf("disk size %s: choose one from %s to %s", Bytes(o.Size), Bytes(ext4.MinSize), Bytes(ext4.MaxSize))
 	}
-	return nil
+	return o.validUsers()
 }
 
 // Build makes an image. Downloads are kept in the cache, so that a second build
@@ -226,6 +244,9 @@ type builder struct {
 
 func (b *builder) choose() error {
 	want := slices.Concat(base, b.opt.Packages)
+	if len(b.opt.SSHKeys) > 0 {
+		want = append(want, sshServer)
+	}
 	if b.opt.Essential {
 		want = append(want, b.archive.index.Essential()...)
 	}
@@ -316,7 +337,7 @@ func (b *builder) writeDisk(ctx context.Context, name string) (busybox []byte, e
 // uuid identifies the file system: it is a hash of what is in it.
 func (b *builder) uuid() (u [16]byte) {
 	h := sha256.New()
-	fmt.Fprintln(h, b.opt.Size, b.opt.Hostname, b.opt.Docs, b.archive.date().Unix())
+	fmt.Fprintf(h, "%d %s %t %d %q %q\n", b.opt.Size, b.opt.Hostname, b.opt.Docs, b.archive.date().Unix(), b.opt.Users, b.opt.SSHKeys)
 	for _, p := range b.packages {
 		fmt.Fprintln(h, p.SHA256)
 	}
@@ -328,9 +349,9 @@ func (b *builder) uuid() (u [16]byte) {
 func (b *builder) writeManifest(dir, kernelVersion string) error {
 	rel := b.archive.release
 	m := Manifest{
-		Format: manifestFormat, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
+		Format: manifestFormat, Kind: KindDebian, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
 		Architecture: arch, KernelVersion: kernelVersion, Append: defaultAppend,
-		Requested: append([]string{}, b.opt.Packages...), Scripts: scripts(), DiskSize: b.opt.Size, SHA256: map[string]string{},
+		Requested: append([]string{}, b.opt.Packages...), Users: b.opt.Users, Scripts: scripts(), DiskSize: b.opt.Size, SHA256: map[string]string{},
 	}
 	for _, p := range b.packages {
 		m.Packages = append(m.Packages, PackageInfo{p.Name, p.Version, p.SHA256, true})
@@ -357,7 +378,7 @@ func (b *builder) writeManifest(dir, kernelVersion string) error {
 // scripts is the hash of what tandem itself puts into the guest.
 func scripts() string {
 	h := sha256.New()
-	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady)} {
+	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(sshService)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -369,25 +390,16 @@ func (i *Image) Current() bool { return i.Manifest.Scripts == scripts() }
 
 // Open reads the image in a folder and checks its kernel and initrd.
 func Open(dir string) (*Image, error) {
-	text, err := readLimited(filepath.Join(dir, manifestName), 16<<20)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not an image (it has no %s): make one with tandem image build", dir, manifestName)
-	}
+	m, err := readManifest(dir)
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{Dir: dir, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Disk: filepath.Join(dir, "disk.raw")}
-	if err := json.Unmarshal(text, &i.Manifest); err != nil {
-		return nil, fmt.Errorf("image %s: %s: %w", dir, manifestName, err)
-	}
-	if i.Manifest.Format != manifestFormat {
-		return nil, fmt.Errorf("image %s has format %d, this program reads %d: build it again", dir, i.Manifest.Format, manifestFormat)
-	}
+	i := &Image{Dir: dir, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Disk: filepath.Join(dir, "disk.raw"), Manifest: m}
 	i.Append = i.Manifest.Append
 	for _, name := range []string{"kernel", "initrd"} {
 		want := i.Manifest.SHA256[name]
 		if raw, err := hex.DecodeString(want); err != nil || len(raw) != 32 {
-			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: build it again", dir, manifestName, name)
+			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: make it again", dir, manifestName, name)
 		}
 		if err := check("the "+name+" of image "+dir, filepath.Join(dir, name), digest{sha256: want}); err != nil {
 			var changed *ChangedError
@@ -398,11 +410,16 @@ func Open(dir string) (*Image, error) {
 		}
 	}
 	if st, err := os.Stat(i.Disk); err != nil || !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("image %s has no disk (%v): build it again", dir, err)
+		return nil, fmt.Errorf("image %s has no disk (%v): make it again", dir, err)
 	}
 	return i, nil
 }
 
 func (i *Image) String() string {
-	return fmt.Sprintf("%s: Debian %s, Linux %s, %s", i.Dir, i.Manifest.Release, i.Manifest.KernelVersion, strings.Join(i.Manifest.Requested, " "))
+	return fmt.Sprintf("%s: %s", i.Dir, i.Manifest.describe())
+}
+
+// describe says what an image was made of.
+func (m *Manifest) describe() string {
+	return strings.Join(append([]string{"Debian " + m.Release, "Linux " + m.KernelVersion}, m.Requested...), ", ")
 }

@@ -29,6 +29,8 @@ var (
 	redisService string
 	//go:embed files/redis-ready
 	redisReady string
+	//go:embed files/ssh
+	sshService string
 )
 
 // excluded are the files that a small guest does without; dpkg in the guest is
@@ -83,10 +85,15 @@ type ownedDir struct {
 	group string
 }
 
-// services are what the guest's init keeps running if the package is there.
-var services = []struct{ pkg, name string }{
-	{"redis-server", "redis"},
-	{"valkey-server", "valkey"},
+// services are what the guest's init keeps running if the package is there, and
+// how it asks whether they answer.
+var services = []struct {
+	pkg, name  string
+	run, ready *string
+}{
+	{"redis-server", "redis", &redisService, &redisReady},
+	{"valkey-server", "valkey", &redisService, &redisReady},
+	{sshServer, "ssh", &sshService, nil},
 }
 
 // applets are commands that busybox stands in for, last in the shell's PATH.
@@ -229,7 +236,7 @@ func (r *rootfs) finish(o *Options) error {
 		}
 	}
 	r.identity(o.Hostname)
-	r.users()
+	r.users(o)
 	r.init()
 	r.dpkg()
 	return r.err
@@ -255,18 +262,23 @@ func (r *rootfs) init() {
 	r.file("/etc/profile.d/tandem.sh", 0o644, "PATH=$PATH:/usr/lib/tandem/bin\n")
 	for _, a := range applets {
 		r.link("/usr/lib/tandem/bin/"+a, "/usr/bin/busybox")
+		if !r.exists("/usr/bin/"+a) && !r.exists("/usr/sbin/"+a) { // a command by ssh reads no profile
+			r.link("/usr/bin/"+a, "busybox")
+		}
 	}
 	for _, s := range services {
 		if r.have[s.pkg] {
-			r.file("/etc/tandem/services/"+s.name, 0o755, strings.ReplaceAll(redisService, "@NAME@", s.name))
-			r.file("/etc/tandem/ready/"+s.name, 0o755, redisReady)
+			r.file("/etc/tandem/services/"+s.name, 0o755, strings.ReplaceAll(*s.run, "@NAME@", s.name))
+			if s.ready != nil {
+				r.file("/etc/tandem/ready/"+s.name, 0o755, *s.ready)
+			}
 		}
 	}
 }
 
 // users makes the account files from base-passwd's masters, as update-passwd
 // does, and the system users that packages need.
-func (r *rootfs) users() {
+func (r *rootfs) users(o *Options) {
 	passwd := r.master("passwd", "root:*:0:0:root:/root:/bin/sh\n")
 	group := r.master("group", "root:*:0:\nadm:*:4:\ntty:*:5:\n")
 	if !r.exists("/usr/bin/bash") {
@@ -285,6 +297,7 @@ func (r *rootfs) users() {
 			r.do(r.fs.Mkdir(d.name, at))
 		}
 	}
+	passwd, group = r.people(o, passwd, group)
 	day := r.time.Unix() / 86400
 	r.file("/etc/passwd", 0o644, strings.ReplaceAll(passwd, ":*:", ":x:"))
 	r.file("/etc/group", 0o644, strings.ReplaceAll(group, ":*:", ":x:"))
