@@ -46,7 +46,7 @@ bench: tools build ## time the benchmark programs here, in tandem and in QEMU; f
 
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \
-	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
+	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs fdisk libarchive-tools nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
 tools: ## install what the tests (or the benchmark) need, as root; otherwise name it
 	@missing=$$(for p in $(TOOLS); do dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \

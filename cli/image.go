@@ -28,7 +28,7 @@ func imageCommand() *cobra.Command {
 		Example: "  tandem image build web --packages redis-server\n  tandem image list\n  tandem image delete web",
 	}
 	group(c)
-	c.AddCommand(imageBuildCommand(), imageListCommand(), imageDeleteCommand(), imagePruneCommand())
+	c.AddCommand(imageBuildCommand(), imageImportCommand(), imageListCommand(), imageDeleteCommand(), imagePruneCommand())
 	return c
 }
 
@@ -152,6 +152,68 @@ func imageBuildCommand() *cobra.Command {
 	f.StringArrayVar(&keys, "ssh-key", nil, "file of public keys, or a key, for root and the users; may be repeated")
 	f.BoolVar(&o.Essential, "essential", false, "install all essential packages, so that dpkg in the guest can configure")
 	archiveFlags(f, &o)
+	return c
+}
+
+func imageImportCommand() *cobra.Command {
+	var o image.ImportOptions
+	var size, userData string
+	var keys []string
+	c := &cobra.Command{
+		Use:   "import FILE IMAGE",
+		Short: "Make an image of a raw or qcow2 disk, such as a cloud image",
+		Long: "Copies the disk, finds the newest kernel in its ext4 file systems with its initrd and command\n" +
+			"line, and starts that; or, with --boot uefi, OpenSBI and U-Boot from Debian's archive, which start\n" +
+			"what a board would: an EFI program or extlinux.conf. --hostname, --ssh-key and --user-data make a\n" +
+			"second disk on which cloud-init in the guest finds them (NoCloud).",
+		Example: "  tandem image import debian-13-generic-riscv64.qcow2 debian --ssh-key ~/.ssh/id_ed25519.pub --size 10G\n" +
+			"  tandem image import alpine.qcow2 ./alpine --boot uefi\n" +
+			"  tandem image import disk.raw web --user-data web.yaml --hostname web --append 'loglevel=4'",
+		Args: args(2, 2, "a file and a name or folder for the image"),
+		ValidArgsFunction: func(c *cobra.Command, a []string, word string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+		RunE: func(c *cobra.Command, a []string) (err error) {
+			if size != "" {
+				n, err := parseSize(size)
+				if err != nil {
+					return usageError{fmt.Errorf("--size %s: %w", size, err)}
+				}
+				o.Size = int64(n)
+			}
+			switch o.Boot {
+			case image.BootAuto, image.BootKernel, image.BootUEFI:
+			default:
+				return usageError{fmt.Errorf("--boot %s: choose auto, kernel or uefi", o.Boot)}
+			}
+			o.File = a[0]
+			if o.Dir, err = newImage(a[1]); err != nil {
+				return err
+			}
+			if o.Seed.SSHKeys, err = readKeyFiles(keys); err != nil {
+				return err
+			}
+			if o.Seed.UserData, err = readFile("user data", userData); err != nil {
+				return err
+			}
+			o.Archive.Progress = image.NewProgress(os.Stderr)
+			img, err := image.Import(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			made(c, a[1], img)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar((*string)(&o.Boot), "boot", string(image.BootAuto), "kernel: the one found in the disk; uefi: OpenSBI and U-Boot; auto: the first that can be")
+	f.StringVar(&size, "size", "", "let the disk grow to this size; default as it is")
+	f.StringVar(&o.Append, "append", "", "more words for the kernel's command line")
+	f.StringVar(&o.Seed.Hostname, "hostname", "", "name of the guest, for cloud-init")
+	f.StringArrayVar(&keys, "ssh-key", nil, "file of public keys, or a key, for cloud-init's default user; may be repeated")
+	f.StringVar(&userData, "user-data", "", "file for cloud-init: #cloud-config or a script")
+	archiveFlags(f, &o.Archive)
+	c.RegisterFlagCompletionFunc("boot", cobra.FixedCompletions([]string{"auto", "kernel", "uefi"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 

@@ -395,6 +395,6 @@ func (f *replicaFlags) build() (vm, error) {
 	if err != nil {
 		return vm{}, err
 	}
-	img.Disk = ""
+	img.Disk, img.Seed = "", ""
 	return f.vm.build(img)
 }

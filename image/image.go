@@ -66,34 +66,42 @@ type Options struct {
 }
 
 // Image is a guest to start: the paths of its files and the kernel command line.
+// A path is empty where the image has no such file.
 type Image struct {
-	Dir                  string
-	Kernel, Initrd, Disk string
-	Append               string
-	Manifest             Manifest
+	Dir            string
+	Firmware       string // if it starts this and not a kernel; Kernel is then what the firmware starts
+	Kernel, Initrd string
+	Disk           string
+	Seed           string // a second disk, with cloud-init's data
+	Append         string
+	Manifest       Manifest
 }
 
 // Kind tells how an image was made.
 type Kind string
 
-const KindDebian Kind = "debian" // of packages; also that of images without a kind
+const (
+	KindDebian Kind = "debian" // of packages; also that of images without a kind
+	KindImport Kind = "import" // of a disk that others made
+)
 
 // Manifest is image.json.
 type Manifest struct {
 	Format        int               `json:"format"`
 	Kind          Kind              `json:"kind,omitempty"`
-	Suite         string            `json:"suite"`
-	Release       string            `json:"release"` // e.g. "13.7"
-	Date          time.Time         `json:"date"`    // of the release
+	Source        string            `json:"source,omitempty"` // the file or reference it was made of, if no packages
+	Suite         string            `json:"suite,omitempty"`
+	Release       string            `json:"release,omitempty"` // e.g. "13.7"
+	Date          time.Time         `json:"date,omitzero"`     // of the release
 	Architecture  string            `json:"architecture"`
-	KernelVersion string            `json:"kernel_version"`
+	KernelVersion string            `json:"kernel_version,omitempty"`
 	Append        string            `json:"append"`
-	Requested     []string          `json:"requested"`
+	Requested     []string          `json:"requested,omitempty"`
 	Users         []string          `json:"users,omitempty"`
-	Scripts       string            `json:"scripts"`   // hash of what tandem itself puts into the guest
-	DiskSize      int64             `json:"disk_size"` // bytes
-	SHA256        map[string]string `json:"sha256"`    // of kernel and initrd; the disk changes
-	Packages      []PackageInfo     `json:"packages"`
+	Scripts       string            `json:"scripts,omitempty"` // hash of what tandem itself puts into the guest
+	DiskSize      int64             `json:"disk_size"`         // bytes
+	SHA256        map[string]string `json:"sha256"`            // of all files but the disk, which changes
+	Packages      []PackageInfo     `json:"packages,omitempty"`
 }
 
 // PackageInfo is one package of the image. That of the kernel is not on the disk.
@@ -182,24 +190,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := usableDir(o.Dir); err != nil {
 		return nil, err
 	}
-	uri, err := mirror(o.Mirror, os.Getenv(MirrorVar), "/etc/apt")
-	if err != nil && !o.Offline {
-		return nil, err
-	}
-	keys, err := readKeys(o.Keyring)
-	if err != nil {
-		return nil, err
-	}
-	a := &archive{cache: o.CacheDir, keys: keys, progress: o.Progress,
-		fetcher: fetcher{client: o.Client, mirror: uri, offline: o.Offline, retry: time.Second}}
-	unlock, err := lock(ctx, o.CacheDir, o.Progress)
+	a, unlock, err := o.openArchive(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := openArchive(ctx, a, o.Suite); err != nil {
-		return nil, err
-	}
 	b := &builder{opt: &o, archive: a}
 	if err := b.choose(); err != nil {
 		return nil, err
@@ -207,10 +202,30 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := b.fetch(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.write(ctx); err != nil {
-		return nil, err
+	m := &Manifest{}
+	return replace(o.Dir, m, func(tmp string) error { return b.write(ctx, tmp, m) })
+}
+
+// openArchive opens the archive of packages. The cache is ours until unlock.
+func (o *Options) openArchive(ctx context.Context) (a *archive, unlock func() error, err error) {
+	uri, err := mirror(o.Mirror, os.Getenv(MirrorVar), "/etc/apt")
+	if err != nil && !o.Offline {
+		return nil, nil, err
 	}
-	return Open(o.Dir)
+	keys, err := readKeys(o.Keyring)
+	if err != nil {
+		return nil, nil, err
+	}
+	a = &archive{cache: o.CacheDir, keys: keys, progress: o.Progress,
+		fetcher: fetcher{client: o.Client, mirror: uri, offline: o.Offline, retry: time.Second}}
+	if unlock, err = lock(ctx, o.CacheDir, o.Progress); err != nil {
+		return nil, nil, err
+	}
+	if err := openArchive(ctx, a, o.Suite); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return a, unlock, nil
 }
 
 // usableDir refuses a folder that holds something else.
@@ -258,16 +273,50 @@ func (b *builder) choose() error {
 	return err
 }
 
-// write makes the four files under other names, then gives them theirs.
-func (b *builder) write(ctx context.Context) error {
-	if err := os.MkdirAll(b.opt.Dir, 0o755); err != nil {
-		return badDir(err)
+// replace makes the image in a folder anew: fill writes its files under other
+// names, then they get theirs. The manifest is made of m.
+func replace(dir string, m *Manifest, fill func(tmp string) error) (*Image, error) {
+	if err := usableDir(dir); err != nil {
+		return nil, err
 	}
-	tmp, err := os.MkdirTemp(b.opt.Dir, ".build-")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, badDir(err)
+	}
+	defer os.Remove(dir) // if nothing came of it: what is not empty stays
+	tmp, err := os.MkdirTemp(dir, ".build-")
 	if err != nil {
-		return badDir(err)
+		return nil, badDir(err)
 	}
 	defer os.RemoveAll(tmp)
+	if err := fill(tmp); err != nil {
+		return nil, err
+	}
+	if err := m.write(tmp); err != nil {
+		return nil, err
+	}
+	// Without its manifest a folder is no image: it goes first and comes last.
+	for _, name := range slices.Concat([]string{manifestName, diskName}, hashed) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Concat([]string{diskName}, hashed, []string{manifestName}) {
+		err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return Open(dir)
+}
+
+// diskName is the file with the guest's disk, which changes; hashed are those
+// that must stay as they are. An image has those that it needs.
+const diskName = "disk.raw"
+
+var hashed = []string{"firmware", "kernel", "initrd", seedName}
+
+// write makes the files of an image.
+func (b *builder) write(ctx context.Context, tmp string, m *Manifest) error {
 	boot, err := b.boot()
 	if err != nil {
 		return fmt.Errorf("package %s: %w", b.kernel.Name, err)
@@ -284,18 +333,7 @@ func (b *builder) write(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := b.writeManifest(tmp, boot.version); err != nil {
-		return err
-	}
-	// Without its manifest a folder is no image: it goes first and comes last.
-	if err := os.Remove(filepath.Join(b.opt.Dir, manifestName)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, name := range []string{"kernel", "initrd", "disk.raw", manifestName} {
-		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(b.opt.Dir, name)); err != nil {
-			return err
-		}
-	}
+	b.describe(m, boot.version)
 	return nil
 }
 
@@ -346,19 +384,28 @@ func (b *builder) uuid() (u [16]byte) {
 	return u
 }
 
-func (b *builder) writeManifest(dir, kernelVersion string) error {
+// describe fills the manifest.
+func (b *builder) describe(m *Manifest, kernelVersion string) {
 	rel := b.archive.release
-	m := Manifest{
-		Format: manifestFormat, Kind: KindDebian, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
-		Architecture: arch, KernelVersion: kernelVersion, Append: defaultAppend,
-		Requested: append([]string{}, b.opt.Packages...), Users: b.opt.Users, Scripts: scripts(), DiskSize: b.opt.Size, SHA256: map[string]string{},
+	*m = Manifest{
+		Kind: KindDebian, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
+		KernelVersion: kernelVersion, Append: defaultAppend,
+		Requested: append([]string{}, b.opt.Packages...), Users: b.opt.Users, Scripts: scripts(), DiskSize: b.opt.Size,
 	}
 	for _, p := range b.packages {
 		m.Packages = append(m.Packages, PackageInfo{p.Name, p.Version, p.SHA256, true})
 	}
 	m.Packages = append(m.Packages, PackageInfo{b.kernel.Name, b.kernel.Version, b.kernel.SHA256, false})
-	for _, name := range []string{"kernel", "initrd"} {
+}
+
+// write writes image.json, with the hashes of the files beside it.
+func (m *Manifest) write(dir string) error {
+	m.Format, m.Architecture, m.SHA256 = manifestFormat, arch, map[string]string{}
+	for _, name := range hashed {
 		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -388,23 +435,27 @@ func scripts() string {
 // An older image works as it did when it was built.
 func (i *Image) Current() bool { return i.Manifest.Scripts == scripts() }
 
-// Open reads the image in a folder and checks its kernel and initrd.
+// Open reads the image in a folder and checks the files that don't change.
 func Open(dir string) (*Image, error) {
 	m, err := readManifest(dir)
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{Dir: dir, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Disk: filepath.Join(dir, "disk.raw"), Manifest: m}
-	i.Append = i.Manifest.Append
-	for _, name := range []string{"kernel", "initrd"} {
-		want := i.Manifest.SHA256[name]
+	i := &Image{Dir: dir, Disk: filepath.Join(dir, diskName), Append: m.Append, Manifest: m}
+	for k, path := range []*string{&i.Firmware, &i.Kernel, &i.Initrd, &i.Seed} {
+		name := hashed[k]
+		want, ok := m.SHA256[name]
+		if !ok && (name != "kernel" || m.SHA256["firmware"] != "") {
+			continue
+		}
 		if raw, err := hex.DecodeString(want); err != nil || len(raw) != 32 {
 			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: make it again", dir, manifestName, name)
 		}
-		if err := check("the "+name+" of image "+dir, filepath.Join(dir, name), digest{sha256: want}); err != nil {
+		*path = filepath.Join(dir, name)
+		if err := check("the "+name+" of image "+dir, *path, digest{sha256: want}); err != nil {
 			var changed *ChangedError
 			if errors.As(err, &changed) {
-				changed.Remedy = "build the image again"
+				changed.Remedy = "make the image again"
 			}
 			return nil, err
 		}
@@ -421,5 +472,8 @@ func (i *Image) String() string {
 
 // describe says what an image was made of.
 func (m *Manifest) describe() string {
+	if m.Kind != KindDebian {
+		return m.Source
+	}
 	return strings.Join(append([]string{"Debian " + m.Release, "Linux " + m.KernelVersion}, m.Requested...), ", ")
 }

@@ -555,7 +555,7 @@ func TestDir(t *testing.T) {
 	if err := os.WriteFile(i.Kernel, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(i.Dir); err == nil || !strings.Contains(err.Error(), "build the image again") {
+	if _, err := Open(i.Dir); err == nil || !strings.Contains(err.Error(), "make the image again") {
 		t.Errorf("changed kernel: %v", err)
 	}
 	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not an image") {

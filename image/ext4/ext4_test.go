@@ -18,7 +18,7 @@ import (
 
 var made = time.Unix(1700000000, 0)
 
-func create(t *testing.T, size int64) (*FS, string) {
+func create(t testing.TB, size int64) (*FS, string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "disk")
 	f, err := os.Create(name)
@@ -36,7 +36,7 @@ func create(t *testing.T, size int64) (*FS, string) {
 	return fs, name
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
