@@ -28,7 +28,7 @@ func imageCommand() *cobra.Command {
 		Example: "  tandem image build web --packages redis-server\n  tandem image list\n  tandem image delete web",
 	}
 	group(c)
-	c.AddCommand(imageBuildCommand(), imageImportCommand(), imageListCommand(), imageDeleteCommand(), imagePruneCommand())
+	c.AddCommand(imageBuildCommand(), imageImportCommand(), imagePullCommand(), imageListCommand(), imageDeleteCommand(), imagePruneCommand())
 	return c
 }
 
@@ -74,7 +74,13 @@ func newImage(arg string) (string, error) {
 // made says what was made and what to do with it.
 func made(c *cobra.Command, arg string, img *image.Image) {
 	fmt.Fprintln(c.OutOrStdout(), img)
-	fmt.Fprintf(c.ErrOrStderr(), "run it: tandem run %s\n", arg)
+	hint := ""
+	for _, p := range img.Manifest.Ports {
+		if port, ok := strings.CutSuffix(p, "/tcp"); ok {
+			hint += fmt.Sprintf(" --forward 127.0.0.1:%s:%s", port, port)
+		}
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "run it: tandem run %s%s\n", arg, hint)
 }
 
 // archiveFlags say where Debian's packages come from.
@@ -214,6 +220,59 @@ func imageImportCommand() *cobra.Command {
 	f.StringVar(&userData, "user-data", "", "file for cloud-init: #cloud-config or a script")
 	archiveFlags(f, &o.Archive)
 	c.RegisterFlagCompletionFunc("boot", cobra.FixedCompletions([]string{"auto", "kernel", "uefi"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func imagePullCommand() *cobra.Command {
+	var o image.PullOptions
+	var size string
+	c := &cobra.Command{
+		Use:   "pull REFERENCE IMAGE [-- ARGUMENT...]",
+		Short: "Make an image of a container image",
+		Long: "Unpacks the layers of a container image for linux/riscv64 onto a disk, with a kernel of Debian's\n" +
+			"and a small init that starts the image's program on the console and ends the VM with the\n" +
+			"program's exit code. REFERENCE is docker://NAME[:TAG|@DIGEST] in a registry, or\n" +
+			"oci:FOLDER[:TAG], an OCI layout. What follows -- is given to the program instead of the image's\n" +
+			"own arguments. Passwords for registries are those of docker or podman.",
+		Example: "  tandem image pull docker://riscv64/alpine:3.22 alpine -- /bin/sh\n" +
+			"  tandem image pull docker://localhost:5000/web:1 web --env LOG=debug\n" +
+			"  tandem image pull oci:./layout:latest ./web --size 4G",
+		Args: func(c *cobra.Command, a []string) error {
+			if n := c.ArgsLenAtDash(); n >= 0 {
+				o.Command, a = a[n:], a[:n]
+			}
+			return args(2, 2, "a reference and a name or folder for the image")(c, a)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"docker://", "oci:"}, cobra.ShellCompDirectiveNoSpace
+		},
+		RunE: func(c *cobra.Command, a []string) (err error) {
+			if size != "" {
+				n, err := parseSize(size)
+				if err != nil {
+					return usageError{fmt.Errorf("--size %s: %w", size, err)}
+				}
+				o.Size = int64(n)
+			}
+			o.Reference = a[0]
+			if o.Dir, err = newImage(a[1]); err != nil {
+				return err
+			}
+			o.Archive.Progress = image.NewProgress(os.Stderr)
+			img, err := image.Pull(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			made(c, a[1], img)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&size, "size", "", "size of the disk; default four times the layers' size, at least 1G")
+	f.StringVar(&o.Hostname, "hostname", "tandem", "name of the guest")
+	f.StringArrayVar(&o.Env, "env", nil, "NAME=VALUE for the program; may be repeated")
+	f.BoolVar(&o.Insecure, "insecure", false, "speak HTTP with the registry; one on this host is spoken to so anyway")
+	archiveFlags(f, &o.Archive)
 	return c
 }
 

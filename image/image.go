@@ -83,6 +83,7 @@ type Kind string
 const (
 	KindDebian Kind = "debian" // of packages; also that of images without a kind
 	KindImport Kind = "import" // of a disk that others made
+	KindOCI    Kind = "oci"    // of a container image
 )
 
 // Manifest is image.json.
@@ -90,6 +91,8 @@ type Manifest struct {
 	Format        int               `json:"format"`
 	Kind          Kind              `json:"kind,omitempty"`
 	Source        string            `json:"source,omitempty"` // the file or reference it was made of, if no packages
+	Digest        string            `json:"digest,omitempty"` // of the container image
+	Ports         []string          `json:"ports,omitempty"`  // that its program serves, for instance 80/tcp
 	Suite         string            `json:"suite,omitempty"`
 	Release       string            `json:"release,omitempty"` // e.g. "13.7"
 	Date          time.Time         `json:"date,omitzero"`     // of the release
@@ -425,7 +428,7 @@ func (m *Manifest) write(dir string) error {
 // scripts is the hash of what tandem itself puts into the guest.
 func scripts() string {
 	h := sha256.New()
-	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(sshService)} {
+	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(sshService), []byte(networkScript), []byte(containerInit)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -25,6 +25,8 @@ var (
 	guestInit []byte
 	//go:embed files/udhcpc
 	udhcpcScript []byte
+	//go:embed files/network
+	networkScript string
 	//go:embed files/redis
 	redisService string
 	//go:embed files/redis-ready
@@ -189,15 +191,20 @@ func isExcluded(name string) bool {
 }
 
 func (r *rootfs) entry(e deb.Entry, body io.Reader) error {
+	if e.Typeflag == tar.TypeSymlink && slices.Contains(merged, e.Name) && e.Linkname == "usr/"+e.Name {
+		return nil // is there
+	}
+	return r.plain(e, body)
+}
+
+// plain makes what an entry says.
+func (r *rootfs) plain(e deb.Entry, body io.Reader) error {
 	name := "/" + e.Name
 	a := ext4.Attr{Mode: uint16(e.Mode & 0o7777), UID: uint32(e.Uid), GID: uint32(e.Gid), Time: e.ModTime}
 	switch e.Typeflag {
 	case tar.TypeDir:
 		return r.fs.Mkdir(name, a)
 	case tar.TypeSymlink:
-		if slices.Contains(merged, e.Name) && e.Linkname == "usr/"+e.Name {
-			return nil // is there
-		}
 		return r.fs.Symlink(name, e.Linkname, a)
 	case tar.TypeLink:
 		return r.fs.Link(name, "/"+e.Linkname)
@@ -253,7 +260,7 @@ func (r *rootfs) identity(hostname string) {
 }
 
 func (r *rootfs) init() {
-	r.file("/usr/sbin/tandem-init", 0o755, string(guestInit))
+	r.file("/usr/sbin/tandem-init", 0o755, withNetwork(string(guestInit)))
 	r.file("/usr/lib/tandem/udhcpc", 0o755, string(udhcpcScript))
 	if !r.exists("/usr/sbin/init") {
 		r.link("/usr/sbin/init", "tandem-init")
@@ -274,6 +281,11 @@ func (r *rootfs) init() {
 			}
 		}
 	}
+}
+
+// withNetwork puts the functions that all inits share into one.
+func withNetwork(script string) string {
+	return strings.Replace(script, "@NETWORK@\n", networkScript, 1)
 }
 
 // users makes the account files from base-passwd's masters, as update-passwd
