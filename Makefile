@@ -6,8 +6,14 @@ BIN = bin/tandem
 
 .PHONY: build demo test check unit arm64 e2e chaos bench tools
 
+# What the program says of its source. A source without git says nothing.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+DATE ?= $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+LDFLAGS = -X tandem/cli.version=$(VERSION) -X tandem/cli.commit=$(COMMIT) -X tandem/cli.date=$(DATE)
+
 build: ## the tandem binary
-	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/tandem
 
 demo: build ## boot a fault-tolerant pair, kill the primary, lose nothing
 	$(BIN) demo $(DEMO)

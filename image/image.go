@@ -235,7 +235,11 @@ func (o *Options) openArchive(ctx context.Context) (a *archive, unlock func() er
 func usableDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		// Before anything is fetched: can it be made?
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return badDir(err)
+		}
+		return os.Remove(dir)
 	}
 	if err != nil {
 		return badDir(err)
@@ -459,6 +463,8 @@ func Open(dir string) (*Image, error) {
 			var changed *ChangedError
 			if errors.As(err, &changed) {
 				changed.Remedy = "make the image again"
+			} else {
+				err = fmt.Errorf("image %s: its %s: %w: run it as the user who made it, or make it again", dir, name, why(err))
 			}
 			return nil, err
 		}

@@ -88,7 +88,7 @@ func (s Store) has(name string) error {
 	if len(names) == 0 {
 		return fmt.Errorf("no image is called %s: make one with tandem image build, pull or import", name)
 	}
-	if near := nearest(name, names); near != "" {
+	if near := Nearest(name, names); near != "" {
 		return fmt.Errorf("no image is called %s: did you mean %s? See tandem image list", name, near)
 	}
 	return fmt.Errorf("no image is called %s: see tandem image list, or make one with tandem image build, pull or import", name)
@@ -202,8 +202,8 @@ func why(err error) error {
 	return err
 }
 
-// nearest is the name that name was perhaps meant to be, or "".
-func nearest(name string, names []string) string {
+// Nearest is the name that name was perhaps meant to be, or "".
+func Nearest(name string, names []string) string {
 	type near struct {
 		name string
 		far  int
