@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench tools
+.PHONY: build demo test check unit arm64 e2e chaos bench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -49,6 +49,38 @@ chaos: build ## kill a replica at N random moments of a load
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
 	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
+
+# A program like this needs no C library, so a package is for any distribution.
+NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+ARCHES ?= amd64 arm64 riscv64
+DIST ?= dist
+PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || \
+	echo 0.0.0~git$(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S 2>/dev/null).$(shell git rev-parse --short=12 HEAD 2>/dev/null))
+packages: build ## .deb and .rpm, for each of ARCHES, in DIST: the same source gives the same bytes
+	rm -rf $(DIST) && mkdir -p $(DIST)/man $(DIST)/completion
+	for a in $(ARCHES); do \
+		GOARCH=$$a $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= $(LDFLAGS)' -o $(DIST)/$$a/tandem ./cmd/tandem || exit 1; \
+	done
+	$(BIN) man $(DIST)/man && gzip -n9 $(DIST)/man/*.1
+	for s in bash:tandem.bash zsh:_tandem fish:tandem.fish; do \
+		$(BIN) completion $${s%%:*} >$(DIST)/completion/$${s#*:} || exit 1; \
+	done
+	GOBIN=$(CURDIR)/bin $(GO) install $(NFPM)
+	for a in $(ARCHES); do \
+		sed 's|@ARCH@|'$$a'|g; s|@VERSION@|$(PACKAGE_VERSION)|; s|@DIST@|$(DIST)|' packaging/nfpm.yaml >$(DIST)/$$a/nfpm.yaml; \
+		for kind in deb rpm; do \
+			env SOURCE_DATE_EPOCH=$$(date -d $(DATE) +%s) bin/nfpm package --config $(DIST)/$$a/nfpm.yaml --packager $$kind --target $(DIST) || exit 1; \
+		done; \
+	done
+	cd $(DIST) && sha256sum */tandem *.deb *.rpm >SHA256SUMS
+
+reproducible: ## build the packages twice, in two folders and with no cache in common, and compare
+	rm -rf $(DIST)-again && mkdir -p $(DIST)-again/source && git archive HEAD | tar -x -C $(DIST)-again/source
+	$(MAKE) packages
+	$(MAKE) -C $(DIST)-again/source packages GOCACHE=$(CURDIR)/$(DIST)-again/cache \
+		VERSION=$(VERSION) COMMIT=$(COMMIT) DATE=$(DATE) PACKAGE_VERSION=$(PACKAGE_VERSION)
+	diff $(DIST)/SHA256SUMS $(DIST)-again/source/$(DIST)/SHA256SUMS
+	rm -rf $(DIST)-again
 
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \
