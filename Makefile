@@ -4,10 +4,16 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench netbench tools
+.PHONY: build demo test check unit arm64 e2e chaos bench netbench tools packages reproducible
+
+# What the program says of its source. A source without git says nothing.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+DATE ?= $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null)
+LDFLAGS = -X tandem/cli.version=$(VERSION) -X tandem/cli.commit=$(COMMIT) -X tandem/cli.date=$(DATE)
 
 build: ## the tandem binary
-	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/tandem
 
 demo: build ## boot a fault-tolerant pair, kill the primary, lose nothing
 	$(BIN) demo $(DEMO)
@@ -47,10 +53,41 @@ bench: tools build ## time the benchmark programs here, in tandem and in QEMU; f
 netbench: TOOLS = iperf3 iputils-ping e2fsprogs
 netbench: tools build ## iperf3 and pings with and without a backup, as root; flags in NETBENCH
 	$(GO) run ./bench/netbench --tandem $(CURDIR)/$(BIN) $(NETBENCH)
+# A program like this needs no C library, so a package is for any distribution.
+NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+ARCHES ?= amd64 arm64 riscv64
+DIST ?= dist
+PACKAGE_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || \
+	echo 0.0.0~git$(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S 2>/dev/null).$(shell git rev-parse --short=12 HEAD 2>/dev/null))
+packages: build ## .deb and .rpm, for each of ARCHES, in DIST: the same source gives the same bytes
+	rm -rf $(DIST) && mkdir -p $(DIST)/man $(DIST)/completion
+	for a in $(ARCHES); do \
+		GOARCH=$$a $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid= $(LDFLAGS)' -o $(DIST)/$$a/tandem ./cmd/tandem || exit 1; \
+	done
+	$(BIN) man $(DIST)/man && gzip -n9 $(DIST)/man/*.1
+	for s in bash:tandem.bash zsh:_tandem fish:tandem.fish; do \
+		$(BIN) completion $${s%%:*} >$(DIST)/completion/$${s#*:} || exit 1; \
+	done
+	GOBIN=$(CURDIR)/bin $(GO) install $(NFPM)
+	for a in $(ARCHES); do \
+		sed 's|@ARCH@|'$$a'|g; s|@VERSION@|$(PACKAGE_VERSION)|; s|@DIST@|$(DIST)|' packaging/nfpm.yaml >$(DIST)/$$a/nfpm.yaml; \
+		for kind in deb rpm; do \
+			env SOURCE_DATE_EPOCH=$$(date -d $(DATE) +%s) bin/nfpm package --config $(DIST)/$$a/nfpm.yaml --packager $$kind --target $(DIST) || exit 1; \
+		done; \
+	done
+	cd $(DIST) && sha256sum */tandem *.deb *.rpm >SHA256SUMS
+
+reproducible: ## build the packages twice, in two folders and with no cache in common, and compare
+	rm -rf $(DIST)-again && mkdir -p $(DIST)-again/source && git archive HEAD | tar -x -C $(DIST)-again/source
+	$(MAKE) packages
+	$(MAKE) -C $(DIST)-again/source packages GOCACHE=$(CURDIR)/$(DIST)-again/cache \
+		VERSION=$(VERSION) COMMIT=$(COMMIT) DATE=$(DATE) PACKAGE_VERSION=$(PACKAGE_VERSION)
+	diff $(DIST)/SHA256SUMS $(DIST)-again/source/$(DIST)/SHA256SUMS
+	rm -rf $(DIST)-again
 
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \
-	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
+	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs fdisk libarchive-tools nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
 tools: ## install what the tests (or the benchmark) need, as root; otherwise name it
 	@missing=$$(for p in $(TOOLS); do dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \

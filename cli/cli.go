@@ -11,14 +11,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-
-	"tandem/machine"
 )
 
 // exitError carries an exit code without a message of its own.
@@ -65,16 +61,15 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		if bad := (*pflag.InvalidValueError)(nil); errors.As(err, &bad) {
-			err = fmt.Errorf("--%s %s: not a %s", bad.GetFlag().Name, bad.GetValue(), kinds[bad.GetFlag().Value.Type()])
-		}
-		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
-	})
+	root.SetFlagErrorFunc(flagError)
 	group(root)
 	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
 		replicaCommand(), demoCommand(), versionCommand(), nodeCommand(), witnessCommand(), clusterCommand(), nodesCommand())
 	root.AddCommand(vmCommands()...)
+	root.AddCommand(doctorCommand(), manCommand())
+	root.InitDefaultCompletionCmd()
+	arrange(root)
+	finish(root)
 	return root
 }
 
@@ -104,23 +99,5 @@ func args(min, max int, what string) cobra.PositionalArgs {
 			return usageError{fmt.Errorf("%s needs %s; see %s --help", c.CommandPath(), what, c.CommandPath())}
 		}
 		return nil
-	}
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: args(0, 0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			commit := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						commit = s.Value
-					}
-				}
-			}
-			fmt.Fprintf(c.OutOrStdout(), "tandem, machine version %d, commit %s\n", machine.Version, commit)
-			return nil
-		},
 	}
 }

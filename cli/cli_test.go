@@ -234,6 +234,37 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// Every command that people see has examples, and each of them is a command with
+// flags that exist.
+func TestExamples(t *testing.T) {
+	for _, c := range visible(newRoot()) {
+		if c.HasParent() && c.Parent().Name() == "completion" {
+			continue // cobra's own, which say it in their description
+		}
+		if c.Example == "" {
+			t.Errorf("%s has no example: give it one, or add it to the table in help.go", c.CommandPath())
+		}
+		for line := range strings.Lines(c.Example) {
+			for part := range strings.SplitSeq(line, "&&") {
+				part, _, _ = strings.Cut(part, "|")
+				part, _, _ = strings.Cut(part, " > ")
+				part, _, _ = strings.Cut(part, " < ")
+				words := strings.Fields(part)
+				if len(words) == 0 || words[0] != "tandem" {
+					continue
+				}
+				found, rest, err := newRoot().Find(words[1:])
+				if err == nil {
+					err = found.ParseFlags(rest)
+				}
+				if err != nil || !found.HasParent() {
+					t.Errorf("%s: %q: %v", c.CommandPath(), strings.TrimSpace(line), err)
+				}
+			}
+		}
+	}
+}
+
 // Sizes are in bytes or powers of 1024, and nothing overflows.
 func TestParseSize(t *testing.T) {
 	for _, c := range []struct {

@@ -28,7 +28,6 @@ import (
 	"tandem/host/ram"
 	"tandem/host/site"
 	"tandem/host/term"
-	"tandem/image"
 	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/replica"
@@ -396,10 +395,10 @@ func (f *replicaFlags) build() (vm, error) {
 	if f.image == "" {
 		return f.vm.build(nil)
 	}
-	img, err := image.Open(f.image)
+	img, err := openImage(f.image)
 	if err != nil {
 		return vm{}, err
 	}
-	img.Disk = ""
+	img.Disk, img.Seed = "", ""
 	return f.vm.build(img)
 }

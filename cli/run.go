@@ -43,7 +43,7 @@ func runCommand() *cobra.Command {
 			var img *image.Image
 			if len(a) == 1 {
 				var err error
-				if img, err = image.Open(a[0]); err != nil {
+				if img, err = openImage(a[0]); err != nil {
 					return err
 				}
 			}

@@ -100,10 +100,16 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 	out.config = machine.Config{Harts: v.cpus, RAM: ram, Levels: levels, Wall: uint64(time.Now().UnixNano()), Seed: seed, Append: v.append}
 	disks := v.disks
 	if img != nil {
+		if v.firmware == "" && v.kernel == "" {
+			v.firmware = img.Firmware
+		}
 		v.kernel, v.initrd = orElse(v.kernel, img.Kernel), orElse(v.initrd, img.Initrd)
 		out.config.Append = strings.TrimSpace(img.Append + " " + v.append)
 		if img.Disk != "" {
 			disks = append([]string{img.Disk}, disks...)
+		}
+		if img.Seed != "" {
+			disks = append(disks, img.Seed)
 		}
 	}
 	if err := v.boot(&out); err != nil {

@@ -52,6 +52,8 @@ type Options struct {
 	Suite     string   // "trixie"
 	Size      int64    // of the disk in bytes; 1 GiB
 	Hostname  string   // "tandem"
+	Users     []string // beside root, from uid 1000 on
+	SSHKeys   []string // lines of authorized_keys, for root and all Users
 	Mirror    string   // else $TANDEM_MIRROR, else the host's apt configuration
 	Keyring   string   // file of public keys; else Debian's, which are built in
 	CacheDir  string   // else tandem in the user's cache directory
@@ -64,27 +66,45 @@ type Options struct {
 }
 
 // Image is a guest to start: the paths of its files and the kernel command line.
+// A path is empty where the image has no such file.
 type Image struct {
-	Dir                  string
-	Kernel, Initrd, Disk string
-	Append               string
-	Manifest             Manifest
+	Dir            string
+	Firmware       string // if it starts this and not a kernel; Kernel is then what the firmware starts
+	Kernel, Initrd string
+	Disk           string
+	Seed           string // a second disk, with cloud-init's data
+	Append         string
+	Manifest       Manifest
 }
+
+// Kind tells how an image was made.
+type Kind string
+
+const (
+	KindDebian Kind = "debian" // of packages; also that of images without a kind
+	KindImport Kind = "import" // of a disk that others made
+	KindOCI    Kind = "oci"    // of a container image
+)
 
 // Manifest is image.json.
 type Manifest struct {
 	Format        int               `json:"format"`
-	Suite         string            `json:"suite"`
-	Release       string            `json:"release"` // e.g. "13.7"
-	Date          time.Time         `json:"date"`    // of the release
+	Kind          Kind              `json:"kind,omitempty"`
+	Source        string            `json:"source,omitempty"` // the file or reference it was made of, if no packages
+	Digest        string            `json:"digest,omitempty"` // of the container image
+	Ports         []string          `json:"ports,omitempty"`  // that its program serves, for instance 80/tcp
+	Suite         string            `json:"suite,omitempty"`
+	Release       string            `json:"release,omitempty"` // e.g. "13.7"
+	Date          time.Time         `json:"date,omitzero"`     // of the release
 	Architecture  string            `json:"architecture"`
-	KernelVersion string            `json:"kernel_version"`
+	KernelVersion string            `json:"kernel_version,omitempty"`
 	Append        string            `json:"append"`
-	Requested     []string          `json:"requested"`
-	Scripts       string            `json:"scripts"`   // hash of what tandem itself puts into the guest
-	DiskSize      int64             `json:"disk_size"` // bytes
-	SHA256        map[string]string `json:"sha256"`    // of kernel and initrd; the disk changes
-	Packages      []PackageInfo     `json:"packages"`
+	Requested     []string          `json:"requested,omitempty"`
+	Users         []string          `json:"users,omitempty"`
+	Scripts       string            `json:"scripts,omitempty"` // hash of what tandem itself puts into the guest
+	DiskSize      int64             `json:"disk_size"`         // bytes
+	SHA256        map[string]string `json:"sha256"`            // of all files but the disk, which changes
+	Packages      []PackageInfo     `json:"packages,omitempty"`
 }
 
 // PackageInfo is one package of the image. That of the kernel is not on the disk.
@@ -126,14 +146,23 @@ func (o *Options) defaults() error {
 		t.MaxConnsPerHost = downloads
 		o.Client = &http.Client{Transport: t}
 	}
-	if o.CacheDir == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			return fmt.Errorf("no cache directory (%w): name one with --cache", err)
-		}
-		o.CacheDir = filepath.Join(dir, "tandem")
+	var err error
+	if o.CacheDir, err = cacheDir(o.CacheDir); err != nil {
+		return err
 	}
 	return o.valid()
+}
+
+// cacheDir is where downloads are kept: the folder given, or the user's.
+func cacheDir(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache directory (%w): name one with --cache", err)
+	}
+	return filepath.Join(dir, "tandem"), nil
 }
 
 var (
@@ -150,9 +179,9 @@ func (o *Options) valid() error {
 	case !hostName.MatchString(o.Hostname):
 		return fmt.Errorf("host name %q: use letters, digits and hyphens, at most 64", o.Hostname)
 	case o.Size < ext4.MinSize || o.Size > ext4.MaxSize:
-		return fmt.Errorf("disk size %s: choose one from %s to %s", size(o.Size), size(ext4.MinSize), size(ext4.MaxSize))
+		return fmt.Errorf("disk size %s: choose one from %s to %s", Bytes(o.Size), Bytes(ext4.MinSize), Bytes(ext4.MaxSize))
 	}
-	return nil
+	return o.validUsers()
 }
 
 // Build makes an image. Downloads are kept in the cache, so that a second build
@@ -164,24 +193,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := usableDir(o.Dir); err != nil {
 		return nil, err
 	}
-	uri, err := mirror(o.Mirror, os.Getenv(MirrorVar), "/etc/apt")
-	if err != nil && !o.Offline {
-		return nil, err
-	}
-	keys, err := readKeys(o.Keyring)
-	if err != nil {
-		return nil, err
-	}
-	a := &archive{cache: o.CacheDir, keys: keys, progress: o.Progress,
-		fetcher: fetcher{client: o.Client, mirror: uri, offline: o.Offline, retry: time.Second}}
-	unlock, err := lock(ctx, o.CacheDir, o.Progress)
+	a, unlock, err := o.openArchive(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := openArchive(ctx, a, o.Suite); err != nil {
-		return nil, err
-	}
 	b := &builder{opt: &o, archive: a}
 	if err := b.choose(); err != nil {
 		return nil, err
@@ -189,17 +205,41 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := b.fetch(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.write(ctx); err != nil {
-		return nil, err
+	m := &Manifest{}
+	return replace(o.Dir, m, func(tmp string) error { return b.write(ctx, tmp, m) })
+}
+
+// openArchive opens the archive of packages. The cache is ours until unlock.
+func (o *Options) openArchive(ctx context.Context) (a *archive, unlock func() error, err error) {
+	uri, err := mirror(o.Mirror, os.Getenv(MirrorVar), "/etc/apt")
+	if err != nil && !o.Offline {
+		return nil, nil, err
 	}
-	return Open(o.Dir)
+	keys, err := readKeys(o.Keyring)
+	if err != nil {
+		return nil, nil, err
+	}
+	a = &archive{cache: o.CacheDir, keys: keys, progress: o.Progress,
+		fetcher: fetcher{client: o.Client, mirror: uri, offline: o.Offline, retry: time.Second}}
+	if unlock, err = lock(ctx, o.CacheDir, o.Progress); err != nil {
+		return nil, nil, err
+	}
+	if err := openArchive(ctx, a, o.Suite); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return a, unlock, nil
 }
 
 // usableDir refuses a folder that holds something else.
 func usableDir(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		// Before anything is fetched: can it be made?
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return badDir(err)
+		}
+		return os.Remove(dir)
 	}
 	if err != nil {
 		return badDir(err)
@@ -226,6 +266,9 @@ type builder struct {
 
 func (b *builder) choose() error {
 	want := slices.Concat(base, b.opt.Packages)
+	if len(b.opt.SSHKeys) > 0 {
+		want = append(want, sshServer)
+	}
 	if b.opt.Essential {
 		want = append(want, b.archive.index.Essential()...)
 	}
@@ -237,16 +280,50 @@ func (b *builder) choose() error {
 	return err
 }
 
-// write makes the four files under other names, then gives them theirs.
-func (b *builder) write(ctx context.Context) error {
-	if err := os.MkdirAll(b.opt.Dir, 0o755); err != nil {
-		return badDir(err)
+// replace makes the image in a folder anew: fill writes its files under other
+// names, then they get theirs. The manifest is made of m.
+func replace(dir string, m *Manifest, fill func(tmp string) error) (*Image, error) {
+	if err := usableDir(dir); err != nil {
+		return nil, err
 	}
-	tmp, err := os.MkdirTemp(b.opt.Dir, ".build-")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, badDir(err)
+	}
+	defer os.Remove(dir) // if nothing came of it: what is not empty stays
+	tmp, err := os.MkdirTemp(dir, ".build-")
 	if err != nil {
-		return badDir(err)
+		return nil, badDir(err)
 	}
 	defer os.RemoveAll(tmp)
+	if err := fill(tmp); err != nil {
+		return nil, err
+	}
+	if err := m.write(tmp); err != nil {
+		return nil, err
+	}
+	// Without its manifest a folder is no image: it goes first and comes last.
+	for _, name := range slices.Concat([]string{manifestName, diskName}, hashed) {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Concat([]string{diskName}, hashed, []string{manifestName}) {
+		err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return Open(dir)
+}
+
+// diskName is the file with the guest's disk, which changes; hashed are those
+// that must stay as they are. An image has those that it needs.
+const diskName = "disk.raw"
+
+var hashed = []string{"firmware", "kernel", "initrd", seedName}
+
+// write makes the files of an image.
+func (b *builder) write(ctx context.Context, tmp string, m *Manifest) error {
 	boot, err := b.boot()
 	if err != nil {
 		return fmt.Errorf("package %s: %w", b.kernel.Name, err)
@@ -263,18 +340,7 @@ func (b *builder) write(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if err := b.writeManifest(tmp, boot.version); err != nil {
-		return err
-	}
-	// Without its manifest a folder is no image: it goes first and comes last.
-	if err := os.Remove(filepath.Join(b.opt.Dir, manifestName)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	for _, name := range []string{"kernel", "initrd", "disk.raw", manifestName} {
-		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(b.opt.Dir, name)); err != nil {
-			return err
-		}
-	}
+	b.describe(m, boot.version)
 	return nil
 }
 
@@ -316,7 +382,7 @@ func (b *builder) writeDisk(ctx context.Context, name string) (busybox []byte, e
 // uuid identifies the file system: it is a hash of what is in it.
 func (b *builder) uuid() (u [16]byte) {
 	h := sha256.New()
-	fmt.Fprintln(h, b.opt.Size, b.opt.Hostname, b.opt.Docs, b.archive.date().Unix())
+	fmt.Fprintf(h, "%d %s %t %d %q %q\n", b.opt.Size, b.opt.Hostname, b.opt.Docs, b.archive.date().Unix(), b.opt.Users, b.opt.SSHKeys)
 	for _, p := range b.packages {
 		fmt.Fprintln(h, p.SHA256)
 	}
@@ -325,19 +391,28 @@ func (b *builder) uuid() (u [16]byte) {
 	return u
 }
 
-func (b *builder) writeManifest(dir, kernelVersion string) error {
+// describe fills the manifest.
+func (b *builder) describe(m *Manifest, kernelVersion string) {
 	rel := b.archive.release
-	m := Manifest{
-		Format: manifestFormat, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
-		Architecture: arch, KernelVersion: kernelVersion, Append: defaultAppend,
-		Requested: append([]string{}, b.opt.Packages...), Scripts: scripts(), DiskSize: b.opt.Size, SHA256: map[string]string{},
+	*m = Manifest{
+		Kind: KindDebian, Suite: b.opt.Suite, Release: rel.Get("Version"), Date: b.archive.date(),
+		KernelVersion: kernelVersion, Append: defaultAppend,
+		Requested: append([]string{}, b.opt.Packages...), Users: b.opt.Users, Scripts: scripts(), DiskSize: b.opt.Size,
 	}
 	for _, p := range b.packages {
 		m.Packages = append(m.Packages, PackageInfo{p.Name, p.Version, p.SHA256, true})
 	}
 	m.Packages = append(m.Packages, PackageInfo{b.kernel.Name, b.kernel.Version, b.kernel.SHA256, false})
-	for _, name := range []string{"kernel", "initrd"} {
+}
+
+// write writes image.json, with the hashes of the files beside it.
+func (m *Manifest) write(dir string) error {
+	m.Format, m.Architecture, m.SHA256 = manifestFormat, arch, map[string]string{}
+	for _, name := range hashed {
 		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -357,7 +432,7 @@ func (b *builder) writeManifest(dir, kernelVersion string) error {
 // scripts is the hash of what tandem itself puts into the guest.
 func scripts() string {
 	h := sha256.New()
-	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady)} {
+	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(sshService), []byte(networkScript), []byte(containerInit)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -367,42 +442,47 @@ func scripts() string {
 // An older image works as it did when it was built.
 func (i *Image) Current() bool { return i.Manifest.Scripts == scripts() }
 
-// Open reads the image in a folder and checks its kernel and initrd.
+// Open reads the image in a folder and checks the files that don't change.
 func Open(dir string) (*Image, error) {
-	text, err := readLimited(filepath.Join(dir, manifestName), 16<<20)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not an image (it has no %s): make one with tandem image build", dir, manifestName)
-	}
+	m, err := readManifest(dir)
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{Dir: dir, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"), Disk: filepath.Join(dir, "disk.raw")}
-	if err := json.Unmarshal(text, &i.Manifest); err != nil {
-		return nil, fmt.Errorf("image %s: %s: %w", dir, manifestName, err)
-	}
-	if i.Manifest.Format != manifestFormat {
-		return nil, fmt.Errorf("image %s has format %d, this program reads %d: build it again", dir, i.Manifest.Format, manifestFormat)
-	}
-	i.Append = i.Manifest.Append
-	for _, name := range []string{"kernel", "initrd"} {
-		want := i.Manifest.SHA256[name]
-		if raw, err := hex.DecodeString(want); err != nil || len(raw) != 32 {
-			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: build it again", dir, manifestName, name)
+	i := &Image{Dir: dir, Disk: filepath.Join(dir, diskName), Append: m.Append, Manifest: m}
+	for k, path := range []*string{&i.Firmware, &i.Kernel, &i.Initrd, &i.Seed} {
+		name := hashed[k]
+		want, ok := m.SHA256[name]
+		if !ok && (name != "kernel" || m.SHA256["firmware"] != "") {
+			continue
 		}
-		if err := check("the "+name+" of image "+dir, filepath.Join(dir, name), digest{sha256: want}); err != nil {
+		if raw, err := hex.DecodeString(want); err != nil || len(raw) != 32 {
+			return nil, fmt.Errorf("image %s: %s gives no SHA256 of its %s: make it again", dir, manifestName, name)
+		}
+		*path = filepath.Join(dir, name)
+		if err := check("the "+name+" of image "+dir, *path, digest{sha256: want}); err != nil {
 			var changed *ChangedError
 			if errors.As(err, &changed) {
-				changed.Remedy = "build the image again"
+				changed.Remedy = "make the image again"
+			} else {
+				err = fmt.Errorf("image %s: its %s: %w: run it as the user who made it, or make it again", dir, name, why(err))
 			}
 			return nil, err
 		}
 	}
 	if st, err := os.Stat(i.Disk); err != nil || !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("image %s has no disk (%v): build it again", dir, err)
+		return nil, fmt.Errorf("image %s has no disk (%v): make it again", dir, err)
 	}
 	return i, nil
 }
 
 func (i *Image) String() string {
-	return fmt.Sprintf("%s: Debian %s, Linux %s, %s", i.Dir, i.Manifest.Release, i.Manifest.KernelVersion, strings.Join(i.Manifest.Requested, " "))
+	return fmt.Sprintf("%s: %s", i.Dir, i.Manifest.describe())
+}
+
+// describe says what an image was made of.
+func (m *Manifest) describe() string {
+	if m.Kind != KindDebian {
+		return m.Source
+	}
+	return strings.Join(append([]string{"Debian " + m.Release, "Linux " + m.KernelVersion}, m.Requested...), ", ")
 }

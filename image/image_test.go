@@ -301,6 +301,34 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// Users have homes, and the keys lie where the ssh server reads them, owned by
+// whom they let in; the server runs as a service.
+func TestUsers(t *testing.T) {
+	a := newArchive(t, append(standard(), pkg{name: sshServer, files: []tar.Header{file("./usr/sbin/dropbear", "dropbear")}}))
+	const key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFVgvRZnqu5l8Tn8uWRCTqMnSWQtw6nPvTuBPPbbmHPD ada@home"
+	i, err := Build(context.Background(), Options{Dir: filepath.Join(t.TempDir(), "image"), Mirror: a.mirror, Keyring: a.keyring,
+		CacheDir: a.cache, Size: 64 << 20, Users: []string{"ada", "bob"}, SSHKeys: []string{"no-pty " + key + "\n"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsck(t, i.Disk)
+	for _, c := range []struct{ command, want string }{
+		{"cat /etc/passwd", "ada:x:1000:1000::/home/ada:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n"},
+		{"cat /etc/group", "bob:x:1001:\n"},
+		{"cat /etc/shadow", "ada:*:"},
+		{"stat /home/bob", "User:  1001   Group:  1001"},
+		{"stat /home/bob/.ssh", "Mode:  0700"},
+		{"cat /home/bob/.ssh/authorized_keys", "no-pty " + key + "\n"},
+		{"stat /home/ada/.ssh/authorized_keys", "User:  1000   Group:  1000"},
+		{"stat /root/.ssh/authorized_keys", "Mode:  0600"},
+		{"cat /etc/tandem/services/ssh", "dropbear"},
+	} {
+		if out := debugfs(t, i.Disk, c.command); !strings.Contains(out, c.want) {
+			t.Errorf("%s: %q is missing from\n%s", c.command, c.want, out)
+		}
+	}
+}
+
 // Two builds from the same release are the same, and the second fetches only
 // the release.
 func TestBuildTwice(t *testing.T) {
@@ -527,7 +555,7 @@ func TestDir(t *testing.T) {
 	if err := os.WriteFile(i.Kernel, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(i.Dir); err == nil || !strings.Contains(err.Error(), "build the image again") {
+	if _, err := Open(i.Dir); err == nil || !strings.Contains(err.Error(), "make the image again") {
 		t.Errorf("changed kernel: %v", err)
 	}
 	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not an image") {

@@ -3,9 +3,11 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -44,6 +46,22 @@ func mirror(given, env, root string) (string, error) {
 		}
 	}
 	return "", ErrNoMirror
+}
+
+// Reach asks the mirror that a build would use for a suite, and returns its URI.
+func Reach(ctx context.Context, given, suite string) (string, error) {
+	uri, err := mirror(given, os.Getenv(MirrorVar), "/etc/apt")
+	if err != nil {
+		return "", err
+	}
+	f := fetcher{client: http.DefaultClient, mirror: uri}
+	if _, err := f.smallOnce(ctx, "dists/"+suite+"/InRelease", maxRelease); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %s", errNetwork, uri)
+		}
+		return "", err
+	}
+	return uri, nil
 }
 
 // sourceFiles lists what apt reads, in its order (sources.list(5)).

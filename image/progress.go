@@ -88,7 +88,7 @@ func (l *lines) Note(text string) {
 }
 
 func (l *lines) Start(name string, total int64) Task {
-	return &line{l, fmt.Sprintf("%s: %s", name, size(total)), time.Now()}
+	return &line{l, fmt.Sprintf("%s: %s", name, Bytes(total)), time.Now()}
 }
 
 type line struct {
@@ -111,8 +111,8 @@ func (quiet) Start(string, int64) Task { return quiet{} }
 func (quiet) Add(int64)                {}
 func (quiet) Done()                    {}
 
-// size prints bytes for people, in powers of 1024.
-func size(n int64) string {
+// Bytes prints bytes for people, in powers of 1024.
+func Bytes(n int64) string {
 	for _, u := range []struct {
 		shift uint
 		name  string

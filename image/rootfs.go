@@ -25,10 +25,14 @@ var (
 	guestInit []byte
 	//go:embed files/udhcpc
 	udhcpcScript []byte
+	//go:embed files/network
+	networkScript string
 	//go:embed files/redis
 	redisService string
 	//go:embed files/redis-ready
 	redisReady string
+	//go:embed files/ssh
+	sshService string
 )
 
 // excluded are the files that a small guest does without; dpkg in the guest is
@@ -83,10 +87,15 @@ type ownedDir struct {
 	group string
 }
 
-// services are what the guest's init keeps running if the package is there.
-var services = []struct{ pkg, name string }{
-	{"redis-server", "redis"},
-	{"valkey-server", "valkey"},
+// services are what the guest's init keeps running if the package is there, and
+// how it asks whether they answer.
+var services = []struct {
+	pkg, name  string
+	run, ready *string
+}{
+	{"redis-server", "redis", &redisService, &redisReady},
+	{"valkey-server", "valkey", &redisService, &redisReady},
+	{sshServer, "ssh", &sshService, nil},
 }
 
 // applets are commands that busybox stands in for, last in the shell's PATH.
@@ -182,15 +191,20 @@ func isExcluded(name string) bool {
 }
 
 func (r *rootfs) entry(e deb.Entry, body io.Reader) error {
+	if e.Typeflag == tar.TypeSymlink && slices.Contains(merged, e.Name) && e.Linkname == "usr/"+e.Name {
+		return nil // is there
+	}
+	return r.plain(e, body)
+}
+
+// plain makes what an entry says.
+func (r *rootfs) plain(e deb.Entry, body io.Reader) error {
 	name := "/" + e.Name
 	a := ext4.Attr{Mode: uint16(e.Mode & 0o7777), UID: uint32(e.Uid), GID: uint32(e.Gid), Time: e.ModTime}
 	switch e.Typeflag {
 	case tar.TypeDir:
 		return r.fs.Mkdir(name, a)
 	case tar.TypeSymlink:
-		if slices.Contains(merged, e.Name) && e.Linkname == "usr/"+e.Name {
-			return nil // is there
-		}
 		return r.fs.Symlink(name, e.Linkname, a)
 	case tar.TypeLink:
 		return r.fs.Link(name, "/"+e.Linkname)
@@ -229,7 +243,7 @@ func (r *rootfs) finish(o *Options) error {
 		}
 	}
 	r.identity(o.Hostname)
-	r.users()
+	r.users(o)
 	r.init()
 	r.dpkg()
 	return r.err
@@ -246,7 +260,7 @@ func (r *rootfs) identity(hostname string) {
 }
 
 func (r *rootfs) init() {
-	r.file("/usr/sbin/tandem-init", 0o755, string(guestInit))
+	r.file("/usr/sbin/tandem-init", 0o755, withNetwork(string(guestInit)))
 	r.file("/usr/lib/tandem/udhcpc", 0o755, string(udhcpcScript))
 	if !r.exists("/usr/sbin/init") {
 		r.link("/usr/sbin/init", "tandem-init")
@@ -255,18 +269,28 @@ func (r *rootfs) init() {
 	r.file("/etc/profile.d/tandem.sh", 0o644, "PATH=$PATH:/usr/lib/tandem/bin\n")
 	for _, a := range applets {
 		r.link("/usr/lib/tandem/bin/"+a, "/usr/bin/busybox")
+		if !r.exists("/usr/bin/"+a) && !r.exists("/usr/sbin/"+a) { // a command by ssh reads no profile
+			r.link("/usr/bin/"+a, "busybox")
+		}
 	}
 	for _, s := range services {
 		if r.have[s.pkg] {
-			r.file("/etc/tandem/services/"+s.name, 0o755, strings.ReplaceAll(redisService, "@NAME@", s.name))
-			r.file("/etc/tandem/ready/"+s.name, 0o755, redisReady)
+			r.file("/etc/tandem/services/"+s.name, 0o755, strings.ReplaceAll(*s.run, "@NAME@", s.name))
+			if s.ready != nil {
+				r.file("/etc/tandem/ready/"+s.name, 0o755, *s.ready)
+			}
 		}
 	}
 }
 
+// withNetwork puts the functions that all inits share into one.
+func withNetwork(script string) string {
+	return strings.Replace(script, "@NETWORK@\n", networkScript, 1)
+}
+
 // users makes the account files from base-passwd's masters, as update-passwd
 // does, and the system users that packages need.
-func (r *rootfs) users() {
+func (r *rootfs) users(o *Options) {
 	passwd := r.master("passwd", "root:*:0:0:root:/root:/bin/sh\n")
 	group := r.master("group", "root:*:0:\nadm:*:4:\ntty:*:5:\n")
 	if !r.exists("/usr/bin/bash") {
@@ -285,6 +309,7 @@ func (r *rootfs) users() {
 			r.do(r.fs.Mkdir(d.name, at))
 		}
 	}
+	passwd, group = r.people(o, passwd, group)
 	day := r.time.Unix() / 86400
 	r.file("/etc/passwd", 0o644, strings.ReplaceAll(passwd, ":*:", ":x:"))
 	r.file("/etc/group", 0o644, strings.ReplaceAll(group, ":*:", ":x:"))

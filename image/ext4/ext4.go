@@ -26,6 +26,7 @@ import (
 	"io"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -190,6 +191,51 @@ func (fs *FS) Symlink(name, target string, a Attr) error {
 		return fs.wrap("link", name, err)
 	}
 	return nil
+}
+
+// Remove takes a name away; of a folder, with all that is in it. A symbolic link
+// is not followed. Nothing there is no error.
+func (fs *FS) Remove(name string) error {
+	dir, base := path.Split(path.Clean("/" + name))
+	if base == "" {
+		return fs.wrap("remove", name, ErrName)
+	}
+	parent, err := fs.lookup(dir, true)
+	if errors.Is(err, ErrNotExist) || err == nil && parent.children[base] == nil {
+		return nil
+	}
+	if err != nil {
+		return fs.wrap("remove", name, err)
+	}
+	fs.detach(parent, base)
+	return nil
+}
+
+func (fs *FS) detach(parent *node, base string) {
+	n := parent.children[base]
+	delete(parent.children, base)
+	parent.names = slices.DeleteFunc(parent.names, func(s string) bool { return s == base })
+	if n.kind != Dir {
+		fs.unlink(n)
+		return
+	}
+	for len(n.names) > 0 {
+		fs.detach(n, n.names[len(n.names)-1])
+	}
+	parent.links--
+	fs.inodes--
+}
+
+// Names lists a folder, in the order in which the names came.
+func (fs *FS) Names(dir string) ([]string, error) {
+	n, err := fs.lookup(dir, true)
+	if err == nil && n.kind != Dir {
+		err = ErrNotDir
+	}
+	if err != nil {
+		return nil, fs.wrap("list", dir, err)
+	}
+	return slices.Clone(n.names), nil
 }
 
 // Link gives an existing file a further name.

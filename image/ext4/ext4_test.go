@@ -18,7 +18,7 @@ import (
 
 var made = time.Unix(1700000000, 0)
 
-func create(t *testing.T, size int64) (*FS, string) {
+func create(t testing.TB, size int64) (*FS, string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "disk")
 	f, err := os.Create(name)
@@ -36,7 +36,7 @@ func create(t *testing.T, size int64) (*FS, string) {
 	return fs, name
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -199,6 +199,32 @@ func TestHostileNames(t *testing.T) {
 	if err := fs.Create("/short", attr(0o644, 0, 0), 10, strings.NewReader("abc")); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("short content: %v", err)
 	}
+	must(t, fs.Close())
+	tool(t, "e2fsck", "-fn", name)
+}
+
+// What was removed is gone, with all below it; other names of a file stay, and
+// the blocks serve again.
+func TestRemove(t *testing.T) {
+	fs, name := create(t, 64<<20)
+	fill(t, fs)
+	_, before := fs.Usage()
+	for _, n := range []string{"/usr/share/doc", "/bin/su", "/long", "/none", "/none/x", "/var"} {
+		must(t, fs.Remove(n))
+	}
+	if _, after := fs.Usage(); after < before+10<<20 {
+		t.Errorf("%d bytes free before, %d after", before, after)
+	}
+	if b, err := fs.ReadFile("/usr/bin/su2"); err != nil || string(b) != "hello" {
+		t.Errorf("the other name: %q, %v", b, err)
+	}
+	if names, err := fs.Names("/usr/share"); err != nil || len(names) != 0 {
+		t.Errorf("left: %v, %v", names, err)
+	}
+	if err := fs.Remove("/"); !errors.Is(err, ErrName) {
+		t.Errorf("the root: %v", err)
+	}
+	must(t, fs.Mkdir("/var", attr(0o700, 0, 0)))
 	must(t, fs.Close())
 	tool(t, "e2fsck", "-fn", name)
 }
