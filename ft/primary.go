@@ -246,6 +246,13 @@ func (p *Primary) limit(now Time) event.Seq {
 	return 0
 }
 
+// MayEmit reports whether something that is no output of the machine, such as an
+// announcement of its address, may leave now. It needs no entry, but what an output
+// needs besides: nobody else is the VM.
+func (p *Primary) MayEmit(now Time) bool {
+	return p.state != Off && p.state != Halted && (!p.holding || p.limit(now) > 0)
+}
+
 func (p *Primary) release(now Time) {
 	before := p.out.released
 	exit := p.out.pop(now, p.limit(now))

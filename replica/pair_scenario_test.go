@@ -99,6 +99,30 @@ func TestStoppedPrimary(t *testing.T) {
 	})
 }
 
+// A copy that went live announces itself for some seconds. If it is stopped meanwhile,
+// and its own backup goes on, it says nothing when it wakes, though an announcement is
+// overdue: on a bare bridge that would draw the VM's frames to it.
+func TestStoppedAnnouncer(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.protected()
+		p.a.p.Kill()
+		p.await("the backup live", 10*sim.Second, func() bool { return p.b.state() == ft.Solo })
+		c := p.another()
+		p.await("a protected VM", 10*sim.Second, func() bool { return p.b.state() == ft.Protected })
+		p.b.p.Pause()
+		c.site.Slow = 5 * sim.Second // it wins at once, and fences later
+		p.await("a claim", 10*sim.Second, func() bool { return p.owner() == c.p.Name })
+		sent := len(p.vm.LAN.Sent)
+		p.b.p.Resume()
+		p.w.Run(3 * sim.Second)
+		for _, f := range p.vm.LAN.Sent[sent:] {
+			p.t.Errorf("a stopped copy sends %x", f[:14])
+		}
+		p.goesOn(c)
+		p.check()
+	})
+}
+
 // The same in the middle of a turn, for any while: one of the two goes on.
 func TestFrozenPrimary(t *testing.T) {
 	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
