@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench tools
+.PHONY: build demo test check unit arm64 e2e chaos sim bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -39,6 +39,14 @@ e2e: build ## the whole system on this machine: a real kernel, a real socket, a 
 N ?= 100
 chaos: build ## kill a replica at N random moments of a load
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
+
+# Clusters in a simulated world: one seed with its story, SEEDS seeds from one on, or as
+# many as make HOURS simulated hours. The garbage collector may take its time.
+SEED ?= 0
+SEEDS ?= $(if $(filter command line,$(origin SEED)),1,1000)
+sim: ## whole clusters among faults: SEED=n, SEEDS=n, HOURS=h
+	GOGC=800 $(GO) test -count=1 -timeout 0 -v ./sim/vopr -args -seed $(SEED) \
+		$(if $(HOURS),-hours $(HOURS),-seeds $(SEEDS)) $(if $(filter 1,$(SEEDS)),-trace)
 
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
