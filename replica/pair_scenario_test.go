@@ -99,6 +99,20 @@ func TestStoppedPrimary(t *testing.T) {
 	})
 }
 
+// The host of a new backup, or of the primary, loses power just when they are connected,
+// before either has said a word. The primary gives the attempt up and takes the next
+// backup; the backup dials again.
+func TestSilentFromTheStart(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.await("a connection", sim.Second, func() bool { return p.a.saw(replica.CloneBegan, "") })
+		p.b.p.PullPlug()
+		p.await("the end of the attempt", 20*sim.Second, func() bool { return p.a.state() == ft.Solo })
+		p.another()
+		p.protected()
+		p.check()
+	})
+}
+
 // A copy that went live announces itself for some seconds. If it is stopped meanwhile,
 // and its own backup goes on, it says nothing when it wakes, though an announcement is
 // overdue: on a bare bridge that would draw the VM's frames to it.
