@@ -90,6 +90,9 @@ static void recover(void)
 			for (u64 j = 0; j < n; j++)
 				s[j] = back[j];
 	}
+	do
+		ask(0, FLUSH, 0, 0, 0); // what was found may be in a cache only
+	while (!done(1));
 }
 
 static volatile u64 random;
