@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos sim bench tools
+.PHONY: build demo test check unit arm64 e2e chaos sim mutants model bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -47,6 +47,9 @@ SEEDS ?= $(if $(filter command line,$(origin SEED)),1,1000)
 sim: ## whole clusters among faults: SEED=n, SEEDS=n, HOURS=h
 	GOGC=800 $(GO) test -count=1 -timeout 0 -v ./sim/vopr -args -seed $(SEED) \
 		$(if $(HOURS),-hours $(HOURS),-seeds $(SEEDS)) $(if $(filter 1,$(SEEDS)),-trace)
+
+mutants: ## plant known bugs, one at a time: the tests must find each; MUTANT=words picks some
+	$(GO) run ./mutants -run '$(MUTANT)'
 
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
