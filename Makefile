@@ -51,6 +51,17 @@ sim: ## whole clusters among faults: SEED=n, SEEDS=n, HOURS=h
 mutants: ## plant known bugs, one at a time: the tests must find each; MUTANT=words picks some
 	$(GO) run ./mutants -run '$(MUTANT)'
 
+# Each property of the model holds; without any one of the rules one does not.
+model: TOOLS = spin gcc libc6-dev
+model: tools ## check the model of the protocol, ft/golive.pml
+	@mkdir -p bin/model && cd bin/model && \
+	pan() { spin -a $$1 $(CURDIR)/ft/golive.pml >/dev/null 2>&1; gcc -O1 $$2 -o pan pan.c && ./pan -m300000 $$3 >out; grep -o 'errors: [0-9]*' out; }; \
+	says() { printf '%-36s %s\n' "$$1" "$$2"; test "$$2" = "errors: $$3" || exit 1; }; \
+	says 'safety' "$$(pan '' '-DSAFETY -DNOCLAIM')" 0; \
+	for p in goes_on takes_over; do says $$p "$$(pan '' -DNFAIR=3 "-a -f -N $$p")" 0; done; \
+	for r in ACK LEASE ECHO TIMEOUT CLAIM ACTIVATE HOLD LEAVING HALT; do \
+		says "without the rule NO_$$r" "$$(pan -DNO_$$r '-DSAFETY -DNOCLAIM')" 1; done
+
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
 	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
