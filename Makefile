@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench netbench tools packages reproducible
+.PHONY: build demo test check unit arm64 e2e chaos sim mutants model bench netbench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -45,6 +45,28 @@ e2e: build ## the whole system on this machine: a real kernel, a real socket, a 
 N ?= 100
 chaos: build ## kill a replica at N random moments of a load
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
+
+# Clusters in a simulated world: one seed with its story, SEEDS seeds from one on, or as
+# many as make HOURS simulated hours. The garbage collector may take its time.
+SEED ?= 0
+SEEDS ?= $(if $(filter command line,$(origin SEED)),1,1000)
+sim: ## whole clusters among faults: SEED=n, SEEDS=n, HOURS=h
+	GOGC=800 $(GO) test -count=1 -timeout 0 -v ./sim/vopr -args -seed $(SEED) \
+		$(if $(HOURS),-hours $(HOURS),-seeds $(SEEDS)) $(if $(filter 1,$(SEEDS)),-trace)
+
+mutants: ## plant known bugs, one at a time: the tests must find each; MUTANT=words picks some
+	$(GO) run ./mutants -run '$(MUTANT)'
+
+# Each property of the model holds; without any one of the rules one does not.
+model: TOOLS = spin gcc libc6-dev
+model: tools ## check the model of the protocol, ft/golive.pml
+	@mkdir -p bin/model && cd bin/model && \
+	pan() { spin -a $$1 $(CURDIR)/ft/golive.pml >/dev/null 2>&1; gcc -O1 $$2 -o pan pan.c && ./pan -m300000 $$3 >out; grep -o 'errors: [0-9]*' out; }; \
+	says() { printf '%-36s %s\n' "$$1" "$$2"; test "$$2" = "errors: $$3" || exit 1; }; \
+	says 'safety' "$$(pan '' '-DSAFETY -DNOCLAIM')" 0; \
+	for p in goes_on takes_over; do says $$p "$$(pan '' -DNFAIR=3 "-a -f -N $$p")" 0; done; \
+	for r in ACK LEASE ECHO TIMEOUT CLAIM ACTIVATE HOLD LEAVING HALT; do \
+		says "without the rule NO_$$r" "$$(pan -DNO_$$r '-DSAFETY -DNOCLAIM')" 1; done
 
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH

@@ -77,6 +77,9 @@
 // queued in its sockets, finds their echoes older than Lease and emits nothing;
 // then it claims, loses and halts.
 //
+// golive.pml is a model of these rules for spin: make model shows that they suffice for
+// the log of a few entries, in all interleavings, and that none can be left out.
+//
 // What this can't close: between the test of the lease and the system call that
 // emits, a process may be stopped for more than Timeout − Lease. The fences of
 // disk and switch end that case (design §5, rule 4); a bare tap has none.

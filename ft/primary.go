@@ -258,6 +258,13 @@ func (p *Primary) Logged() event.Seq {
 	return 0
 }
 
+// MayEmit reports whether something that is no output of the machine, such as an
+// announcement of its address, may leave now. It needs no entry, but what an output
+// needs besides: nobody else is the VM.
+func (p *Primary) MayEmit(now Time) bool {
+	return p.state != Off && p.state != Halted && (!p.holding || p.limit(now) > 0)
+}
+
 func (p *Primary) release(now Time) {
 	before := p.out.released
 	exit := p.out.pop(now, p.limit(now))
@@ -489,8 +496,11 @@ func (p *Primary) Deadline() Time {
 	if p.state == Claiming {
 		return p.retryAt
 	}
-	if !p.paired() || !p.met {
+	switch {
+	case !p.paired():
 		return Never
+	case !p.met: // so that the detector runs
+		return p.life.last + p.cfg.BeatEvery
 	}
 	at := min(p.beats.next, p.doom(p.patience()))
 	if _, since := p.log.waiting(); p.agreed && !p.blocked && since != Never {
@@ -514,8 +524,12 @@ func (p *Primary) patience() Time {
 // judge decides whether the backup is lost.
 func (p *Primary) judge(now Time) {
 	why := p.verdict(p.patience())
-	if why == "" && p.progress.silence >= p.cfg.Stall {
+	switch {
+	case why != "":
+	case p.progress.silence >= p.cfg.Stall:
 		why = "alive, but it executes nothing"
+	case !p.met && p.life.silence >= p.cfg.Stall:
+		why = "connected, but it never said hello"
 	}
 	if why != "" {
 		p.lost(now, why)

@@ -173,3 +173,16 @@ func TestHeartbeatRefuses(t *testing.T) {
 		t.Errorf("read with an unknown flag: %v", err)
 	}
 }
+
+// FuzzHeartbeat shows that no datagram makes the decoder panic, and that what it takes
+// for authentic is what the key's owner encodes.
+func FuzzHeartbeat(f *testing.F) {
+	key := &Key{7}
+	f.Add(AppendHeartbeat(nil, Heartbeat{VM: 1, Epoch: 2, Counter: 3, Role: RoleBackup, Probe: true}, key))
+	f.Add(AppendHeartbeat(nil, Heartbeat{VM: 1, Epoch: 2, Counter: 3, Role: RolePrimary}, key))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if h, err := DecodeHeartbeat(b, key); err == nil && string(AppendHeartbeat(nil, h, key)) != string(b) {
+			t.Fatalf("%x was taken for %+v", b, h)
+		}
+	})
+}

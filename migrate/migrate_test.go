@@ -204,6 +204,53 @@ func TestCloneRunning(t *testing.T) {
 	}
 }
 
+// A page that was sent and is zero later arrives as zero: pages of zeros are left out in
+// the first round only.
+func TestZeroedPage(t *testing.T) {
+	boot := machinetest.Writer(2)
+	binary.LittleEndian.PutUint32(boot.Segments[0].Data[24:], 0x0003b023) // sd zero, 0(t2)
+	for page := uint64(100); page < 140; page++ {
+		boot.Segments = append(boot.Segments, machine.Segment{Addr: 0x8000_0000 + page<<12, Data: []byte{1}})
+	}
+	m, err := machine.New(machine.Config{Harts: 1, RAM: 2 << 20, Levels: 3, Boot: boot}, make([]byte, 2<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(n event.Step) {
+		if err := m.Apply(event.Clock{Base: m.Time(), Rate: 1, Limit: m.Step() + n}); err != nil {
+			t.Fatal(err)
+		}
+		m.Run(m.Step() + n)
+	}
+	s, err := NewSource(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var list [][]byte
+	for zeroed := false; !s.Ended(); {
+		if part, ok := s.Next(); ok {
+			list = append(list, bytes.Clone(part))
+		}
+		if !zeroed && s.stage == rounds && s.copy.Left() == 0 { // all pages were sent as they were
+			run(3000)
+			zeroed = true
+		}
+		if s.Settled() {
+			if err := s.Freeze(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n, _, err := feed(t, list)
+	if err != nil || n == nil {
+		t.Fatal(err)
+	}
+	if m.HashAll() != n.HashAll() {
+		t.Error("the clone has what was erased")
+	}
+}
+
 // A part fits into a packet, and the source leaves its machine alone.
 func TestSource(t *testing.T) {
 	m, _ := running(t, 2, 60_000)

@@ -17,6 +17,9 @@ const maxAddresses = 16
 // the first may be lost, and switches that were busy then are reached later.
 var announceGaps = []ft.Time{50 * ft.Millisecond, 200 * ft.Millisecond, ft.Second, 4 * ft.Second}
 
+// announceAgain is when it is tried again, if this copy may not speak for the VM.
+const announceAgain = 20 * ft.Millisecond
+
 // announcer tells the network where a VM's MAC addresses are now (paper §2.3): by
 // RARP, and by gratuitous ARP for the addresses that the guest was seen to use.
 type announcer struct {
@@ -44,10 +47,15 @@ func (r *Replica) beginAnnouncing() {
 	r.announce()
 }
 
-// announce sends what is due.
+// announce sends what is due, unless another copy may be the VM by now: a primary that
+// was stopped and wakes must not draw the VM's frames to itself.
 func (r *Replica) announce() {
 	a := &r.announcer
 	if a.next == ft.Never || r.now < a.next {
+		return
+	}
+	if !r.p.MayEmit(r.now) {
+		a.next = r.now + announceAgain
 		return
 	}
 	for slot, n := range r.devices.Networks {

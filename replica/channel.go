@@ -93,6 +93,8 @@ func (r *Replica) connected() {
 		r.attach()
 	case r.p != nil:
 		r.p.Connected(r.now)
+	default: // the primary speaks first, if it lives
+		r.redial = r.now + r.cfg.FT.Stall
 	}
 }
 

@@ -71,3 +71,21 @@ func TestPace(t *testing.T) {
 		}
 	}
 }
+
+// On a host that suddenly runs faster the guest gets ahead: its time never goes back,
+// and the host's catches up with it.
+func TestFasterHost(t *testing.T) {
+	cfg := machinetest.Config(t, 1, "-DWORK=100000000")
+	m, err := machine.New(cfg, make([]byte, cfg.RAM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, m: m, now: 77 * ft.Second}
+	h.p.start(m, h.now)
+	h.tell()
+	h.run(ft.Second, 2_000)
+	ahead := h.run(ft.Second, 60_000)
+	if ahead < ft.Millisecond || ahead > 100*ft.Millisecond || h.ahead() > ft.Millisecond {
+		t.Errorf("%d µs ahead at most, %d in the end", ahead/ft.Microsecond, h.ahead()/ft.Microsecond)
+	}
+}

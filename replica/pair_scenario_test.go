@@ -99,6 +99,44 @@ func TestStoppedPrimary(t *testing.T) {
 	})
 }
 
+// The host of a new backup, or of the primary, loses power just when they are connected,
+// before either has said a word. The primary gives the attempt up and takes the next
+// backup; the backup dials again.
+func TestSilentFromTheStart(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.await("a connection", sim.Second, func() bool { return p.a.saw(replica.CloneBegan, "") })
+		p.b.p.PullPlug()
+		p.await("the end of the attempt", 20*sim.Second, func() bool { return p.a.state() == ft.Solo })
+		p.another()
+		p.protected()
+		p.check()
+	})
+}
+
+// A copy that went live announces itself for some seconds. If it is stopped meanwhile,
+// and its own backup goes on, it says nothing when it wakes, though an announcement is
+// overdue: on a bare bridge that would draw the VM's frames to it.
+func TestStoppedAnnouncer(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.protected()
+		p.a.p.Kill()
+		p.await("the backup live", 10*sim.Second, func() bool { return p.b.state() == ft.Solo })
+		c := p.another()
+		p.await("a protected VM", 10*sim.Second, func() bool { return p.b.state() == ft.Protected })
+		p.b.p.Pause()
+		c.site.Slow = 5 * sim.Second // it wins at once, and fences later
+		p.await("a claim", 10*sim.Second, func() bool { return p.owner() == c.p.Name })
+		sent := len(p.vm.LAN.Sent)
+		p.b.p.Resume()
+		p.w.Run(3 * sim.Second)
+		for _, f := range p.vm.LAN.Sent[sent:] {
+			p.t.Errorf("a stopped copy sends %x", f[:14])
+		}
+		p.goesOn(c)
+		p.check()
+	})
+}
+
 // The same in the middle of a turn, for any while: one of the two goes on.
 func TestFrozenPrimary(t *testing.T) {
 	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {

@@ -206,6 +206,12 @@ func (p *pair) watch(c *copyOf) {
 
 func (c *copyOf) state() ft.State { return c.Status().State }
 
+// owner is the name of whoever won the newest epoch.
+func (p *pair) owner() string {
+	r, _ := p.vm.Arbiter.Read()
+	return r.Owner
+}
+
 // saw reports whether the copy reported an event with these words.
 func (c *copyOf) saw(kind replica.EventKind, words string) bool {
 	for _, e := range c.events {

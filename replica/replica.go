@@ -129,7 +129,7 @@ type Replica struct {
 	spoiled bool // the backup's machine has diverged
 
 	claim, fence pendingQuestion
-	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
+	redial       ft.Time // of a backup to which nobody has spoken: when to try again, or 0
 	acting       bool    // act is under way
 	key          ft.Key
 	heard        ft.Time // a packet came
@@ -282,6 +282,7 @@ func (r *Replica) awaitPrimary() (next ft.Time) {
 		return r.redial
 	}
 	r.redial = 0
+	r.w.Channel.Hangup() // a connection on which nothing was said
 	r.w.Channel.Redial()
 	return ft.Never
 }

@@ -7,22 +7,35 @@ import (
 	"slices"
 
 	"tandem/machine/event"
+	"tandem/vswitch"
 	"tandem/world"
 	"tandem/world/overlap"
 )
 
 // Storage is the shared disk. A Disk is one process's connection to it; opening
 // one for a newer epoch ends and drains all older ones.
+//
+// Bytes is what a reader sees. What was written since the last flush may be in a
+// cache only, so PowerLoss forgets some of it, sector by sector.
 type Storage struct {
-	Bytes []byte
-	Delay [2]world.Time // least and greatest, of an operation
-	Fail  int           // one operation in so many fails; 0 for none
+	Bytes   []byte
+	Delay   [2]world.Time // least and greatest, of an operation
+	Fail    int           // one operation in so many fails; 0 for none
+	Stall   int           // and one takes up to StallBy more
+	StallBy world.Time
+	Down    bool // nothing is done
+	// Wrote, if set, sees each write and discard as it is submitted.
+	Wrote func(p *Process, epoch event.Epoch, q event.DiskRequest)
 
-	w    *World
-	v    *VM
-	slot event.DeviceID
-	disk *Disk // of the newest epoch
+	w      *World
+	v      *VM
+	slot   event.DeviceID
+	disk   *Disk // of the newest epoch
+	stable []byte
+	unsafe []bool // by sector: written since it was stable
 }
+
+const sector = 512
 
 // Disk implements world.Disk.
 type Disk struct {
@@ -35,7 +48,8 @@ type Disk struct {
 }
 
 func newStorage(w *World, v *VM, size uint64, slot event.DeviceID) *Storage {
-	return &Storage{Bytes: make([]byte, size), Delay: [2]world.Time{50 * Microsecond, 600 * Microsecond}, w: w, v: v, slot: slot}
+	return &Storage{Bytes: make([]byte, size), stable: make([]byte, size), unsafe: make([]bool, (size+sector-1)/sector),
+		Delay: [2]world.Time{50 * Microsecond, 600 * Microsecond}, w: w, v: v, slot: slot}
 }
 
 func (s *Storage) open(site *Site) *Disk {
@@ -46,21 +60,64 @@ func (s *Storage) open(site *Site) *Disk {
 	return s.disk
 }
 
-// drain ends a connection: each operation that was started happens, or doesn't.
+// drain ends a connection: each operation that was started happens, doesn't, or is torn.
 func (d *Disk) drain() {
 	for _, q := range d.busy {
-		if d.s.w.chance.OneIn(2) {
-			d.s.run(q)
-		}
+		d.s.tear(q)
 	}
 	d.fenced, d.busy, d.done = true, nil, nil
 	d.site.p.Wake()
 }
 
+// tear does some sectors of an operation.
+func (s *Storage) tear(q event.DiskRequest) {
+	switch s.w.chance.IntN(3) {
+	case 0:
+		s.run(q)
+	case 1:
+		if q.Op == event.DiskFlush {
+			return
+		}
+		for i := uint64(0); i < q.Length; i += sector {
+			part := q
+			part.Offset, part.Length = q.Offset+i, min(sector, q.Length-i)
+			if q.Op == event.DiskWrite {
+				part.Data = q.Data[i : i+part.Length]
+			}
+			if s.w.chance.OneIn(2) {
+				s.run(part)
+			} else if q.Length > sector && q.Op == event.DiskWrite {
+				s.w.Mark("a write is torn")
+			}
+		}
+	}
+}
+
+// PowerLoss ends the connection, tears what was under way and forgets some of what was
+// not flushed.
+func (s *Storage) PowerLoss() {
+	s.w.Trace("the store loses power")
+	if s.disk != nil {
+		s.disk.drain()
+	}
+	for i, lost := range s.unsafe {
+		if at := i * sector; lost && s.w.chance.OneIn(2) {
+			s.w.Mark("a write that was not flushed is lost")
+			copy(s.Bytes[at:min(at+sector, len(s.Bytes))], s.stable[at:])
+		}
+	}
+	copy(s.stable, s.Bytes)
+	clear(s.unsafe)
+}
+
 // Submit implements world.Disk.
 func (d *Disk) Submit(q event.DiskRequest) {
+	d.site.p.touch()
 	if q.Op != event.DiskRead && q.Op != event.DiskFlush {
 		d.site.owns("a write")
+		if d.s.Wrote != nil && !d.fenced {
+			d.s.Wrote(d.site.p, d.site.epoch, q)
+		}
 	}
 	if d.fenced {
 		return
@@ -70,18 +127,28 @@ func (d *Disk) Submit(q event.DiskRequest) {
 }
 
 func (d *Disk) start() {
+	s := d.s
 	for {
 		q, ok := d.queue.Next()
 		if !ok {
 			return
 		}
 		d.busy = append(d.busy, q)
-		d.s.w.After(d.s.w.chance.Between(d.s.Delay[0], d.s.Delay[1]), func() { d.finish(q) })
+		delay := s.w.chance.Between(s.Delay[0], s.Delay[1])
+		if s.w.chance.OneIn(s.Stall) {
+			s.w.Mark("a disk stalls")
+			delay += s.w.chance.Between(0, s.StallBy)
+		}
+		s.w.After(delay, func() { d.finish(q) })
 	}
 }
 
 func (d *Disk) finish(q event.DiskRequest) {
 	if d.fenced {
+		return
+	}
+	if d.s.Down || d.site.NoStore { // until it is back
+		d.s.w.After(10*Millisecond, func() { d.finish(q) })
 		return
 	}
 	for i := range d.busy {
@@ -91,7 +158,10 @@ func (d *Disk) finish(q event.DiskRequest) {
 		}
 	}
 	done := event.DiskDone{ID: q.ID, Status: event.DiskIOError}
-	if !d.s.w.chance.OneIn(d.s.Fail) {
+	if d.s.w.chance.OneIn(d.s.Fail) {
+		d.s.w.Mark("a disk operation fails")
+		d.s.tear(q)
+	} else {
 		done.Status, done.Data = event.DiskOK, d.s.run(q)
 	}
 	d.done = append(d.done, done)
@@ -102,6 +172,11 @@ func (d *Disk) finish(q event.DiskRequest) {
 
 // run does an operation; it returns what was read.
 func (s *Storage) run(q event.DiskRequest) []byte {
+	if q.Op == event.DiskFlush {
+		copy(s.stable, s.Bytes)
+		clear(s.unsafe)
+		return nil
+	}
 	place := s.Bytes[q.Offset : q.Offset+q.Length]
 	switch q.Op {
 	case event.DiskRead:
@@ -111,11 +186,15 @@ func (s *Storage) run(q event.DiskRequest) []byte {
 	case event.DiskDiscard, event.DiskWriteZeroes:
 		clear(place)
 	}
+	for i := q.Offset / sector; i*sector < q.Offset+q.Length; i++ {
+		s.unsafe[i] = true
+	}
 	return nil
 }
 
 // Poll implements world.Disk.
 func (d *Disk) Poll() (done event.DiskDone, ok bool) {
+	d.site.p.touch()
 	if len(d.done) == 0 {
 		return done, false
 	}
@@ -138,8 +217,10 @@ type LAN struct {
 	// Answer returns what comes back for a frame, nil for nothing.
 	Answer func(f []byte) []byte
 	Delay  [2]world.Time
-	Loss   int      // one frame in so many is lost
-	Sent   [][]byte // all frames that left the VM, in order
+	// One frame in so many is lost, comes twice, is spoilt, or comes up to LateBy later.
+	Loss, Twice, Spoil, Late int
+	LateBy                   world.Time
+	Sent                     [][]byte // all frames that left the VM, in order; only without a Switch
 
 	Unplugged bool // the cable is
 	Keeps     bool // frames for the VM until they are logged, and those that came while no port was there
@@ -151,12 +232,14 @@ type LAN struct {
 	slot event.DeviceID
 	port *Port // where the VM is known to be
 	last *Port // that was opened
+	sw   *Switch
 }
 
 // Port is one process's port; it implements world.Network.
 type Port struct {
 	l    *LAN
 	site *Site
+	id   vswitch.PortID // at the Switch
 	out  []event.Frame
 	in   []event.Frame
 
@@ -172,14 +255,18 @@ func (l *LAN) open(site *Site) *Port {
 	if l.Keeps {
 		l.last.in, l.port = slices.Clone(l.kept), l.last
 	}
+	if l.sw != nil {
+		l.sw.open(l.last)
+	}
 	return l.last
 }
 
 // Send implements world.Network.
-func (p *Port) Send(f event.Frame) { p.out = append(p.out, f) }
+func (p *Port) Send(f event.Frame) { p.site.p.touch(); p.out = append(p.out, f) }
 
 // Flush implements world.Network.
 func (p *Port) Flush() {
+	p.site.p.touch()
 	for _, f := range p.out {
 		if p.site.owns("a frame") {
 			p.l.send(p, f.Data)
@@ -189,16 +276,48 @@ func (p *Port) Flush() {
 }
 
 func (l *LAN) send(p *Port, b []byte) {
-	l.port = p
-	l.Sent = append(l.Sent, b)
-	if l.w.chance.OneIn(l.Loss) {
+	if l.sw != nil {
+		l.sw.sent(p, b)
+		l.travel(b, func(b []byte) {
+			if !p.site.NoSwitch {
+				l.sw.forward(p.id, b)
+			}
+		})
 		return
 	}
-	l.w.After(l.w.chance.Between(l.Delay[0], l.Delay[1]), func() {
+	l.port = p
+	l.Sent = append(l.Sent, b)
+	l.travel(b, func(b []byte) {
 		if back := l.Answer(b); back != nil {
 			l.w.After(l.w.chance.Between(l.Delay[0], l.Delay[1]), func() { l.Deliver(event.Frame{Data: back}) })
 		}
 	})
+}
+
+// travel has a frame arrive, as this network does it.
+func (l *LAN) travel(b []byte, arrives func([]byte)) {
+	c := &l.w.chance
+	if c.OneIn(l.Loss) {
+		l.w.Mark("a frame is lost")
+		return
+	}
+	for again := true; again; {
+		delay := c.Between(l.Delay[0], l.Delay[1])
+		if c.OneIn(l.Late) {
+			l.w.Mark("a frame is late")
+			delay += c.Between(0, l.LateBy)
+		}
+		sent := b
+		if c.OneIn(l.Spoil) {
+			l.w.Mark("a frame is spoilt")
+			sent = bytes.Clone(b)
+			sent[c.IntN(len(b))] ^= 1 << c.IntN(8)
+		}
+		l.w.After(delay, func() { arrives(sent) })
+		if again = c.OneIn(l.Twice); again {
+			l.w.Mark("a frame comes twice")
+		}
+	}
 }
 
 // Deliver sends a frame to the VM.
@@ -206,7 +325,13 @@ func (l *LAN) Deliver(f event.Frame) {
 	if l.Keeps {
 		l.kept = append(l.kept, f)
 	}
-	if p := l.port; p != nil && !p.site.p.Gone() {
+	if p := l.port; p != nil {
+		p.deliver(f)
+	}
+}
+
+func (p *Port) deliver(f event.Frame) {
+	if !p.site.p.Gone() && !p.site.NoSwitch {
 		p.in = append(p.in, f)
 		p.site.p.Wake()
 	}
@@ -214,6 +339,7 @@ func (l *LAN) Deliver(f event.Frame) {
 
 // Recv implements world.Network.
 func (p *Port) Recv() (f event.Frame, ok bool) {
+	p.site.p.touch()
 	if len(p.in) == 0 {
 		return f, false
 	}

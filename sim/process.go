@@ -27,14 +27,20 @@ type Process struct {
 	inTurn  bool
 	frozen  bool // it was stopped in this turn
 	freezes []freeze
+	crash   int // its life ends at this many calls to the world from now; 0: not
+	unplug  bool
+	wall    int64 // what its wall clock is off, in nanoseconds
 	links   []*End
 }
 
-// freeze stops the process in the middle of a turn, as it reads its clock.
+// freeze stops the process in the middle of a turn, as it calls the world.
 type freeze struct {
-	read int // this many times from now
+	call int // this many calls from now
 	d    world.Time
 }
+
+// died unwinds the turn of a process that died in it.
+type died struct{}
 
 // Process returns a new process with a clock of its own, which may be off and drift.
 func (w *World) Process(name string) *Process {
@@ -49,20 +55,41 @@ func (p *Process) Start() { p.Wake() }
 
 // Now implements world.Clock.
 func (p *Process) Now() world.Time {
-	if p.inTurn && len(p.freezes) > 0 {
-		if p.freezes[0].read--; p.freezes[0].read < 0 {
+	p.touch()
+	if p.inTurn && p.Spent != nil {
+		return p.clock(p.w.now + p.Spent())
+	}
+	return p.clock(p.w.now)
+}
+
+// touch is where a process calls the world: it may freeze there, or die.
+func (p *Process) touch() {
+	if !p.inTurn || p.dead {
+		return
+	}
+	if len(p.freezes) > 0 {
+		if p.freezes[0].call--; p.freezes[0].call < 0 {
 			d := p.freezes[0].d
 			p.freezes = p.freezes[1:]
 			p.w.Trace("%s freezes in its turn", p.Name)
 			p.paused, p.frozen = true, true
 			p.w.Run(d)
 			p.paused = false
+			if p.dead {
+				panic(died{})
+			}
 		}
 	}
-	if p.inTurn && p.Spent != nil {
-		return p.clock(p.w.now + p.Spent())
+	if p.crash > 0 {
+		if p.crash--; p.crash == 0 {
+			if p.unplug {
+				p.PullPlug()
+			} else {
+				p.Kill()
+			}
+			panic(died{})
+		}
 	}
-	return p.clock(p.w.now)
 }
 
 func (p *Process) clock(t world.Time) world.Time {
@@ -70,7 +97,16 @@ func (p *Process) clock(t world.Time) world.Time {
 }
 
 // Wall implements world.Clock.
-func (p *Process) Wall() uint64 { return 1_700_000_000_000_000_000 + uint64(p.w.now) }
+func (p *Process) Wall() uint64 { return 1_700_000_000_000_000_000 + uint64(int64(p.w.now)+p.wall) }
+
+// Jump moves the clock forward at once, and the wall clock by any step, as a host does
+// that was suspended or whose time is corrected.
+func (p *Process) Jump(d world.Time, wall int64) {
+	p.w.Trace("the clock of %s jumps by %d ms", p.Name, d/Millisecond)
+	p.offset += max(d, 0)
+	p.wall += wall
+	p.Wake()
+}
 
 // Wake has the process take a turn as soon as it can.
 func (p *Process) Wake() { p.schedule(p.w.now) }
@@ -98,7 +134,7 @@ func (p *Process) turn() {
 		return
 	}
 	p.inTurn, p.frozen = true, false
-	at, ended := p.Turn()
+	at, ended := p.take()
 	p.inTurn = false
 	p.busy = p.w.now + max(p.Cost(), Microsecond)
 	switch {
@@ -115,6 +151,18 @@ func (p *Process) turn() {
 	}
 }
 
+// take takes a turn, which the process may not survive.
+func (p *Process) take() (at world.Time, ended bool) {
+	defer func() {
+		if p.dead {
+			if r := recover(); r != nil && r != (died{}) {
+				panic(r)
+			}
+		}
+	}()
+	return p.Turn()
+}
+
 // Pause stops the process between two turns, as SIGSTOP does; what arrives waits
 // in its sockets.
 func (p *Process) Pause() { p.w.Trace("%s stops", p.Name); p.paused = true }
@@ -122,9 +170,13 @@ func (p *Process) Pause() { p.w.Trace("%s stops", p.Name); p.paused = true }
 // Resume wakes a paused process.
 func (p *Process) Resume() { p.w.Trace("%s goes on", p.Name); p.paused = false; p.Wake() }
 
-// Freeze stops the process for a while in the middle of a turn: as it reads its
-// clock for the nth time.
+// Freeze stops the process for a while in the middle of a turn: at its nth call to
+// the world.
 func (p *Process) Freeze(n int, d world.Time) { p.freezes = append(p.freezes, freeze{n, d}) }
+
+// Crash has the process end in the middle of a turn: at its nth call to the world,
+// from 1; with its host, if that loses power.
+func (p *Process) Crash(n int, power bool) { p.crash, p.unplug = n, power }
 
 // Kill ends the process; its host tells peers that it is gone.
 func (p *Process) Kill() {
@@ -142,8 +194,18 @@ func (p *Process) PullPlug() {
 	p.dead, p.silent = true, true
 }
 
+// Reboot says that the host which lost its power is up again: it answers for the
+// process, which is gone.
+func (p *Process) Reboot() {
+	p.w.Trace("the host of %s is up again", p.Name)
+	p.silent = false
+}
+
 // Gone reports whether the process has ended or is dead.
 func (p *Process) Gone() bool { return p.dead || p.ended }
+
+// InTurn reports whether the process is in a turn: it may be frozen there.
+func (p *Process) InTurn() bool { return p.inTurn }
 
 func (p *Process) closeLinks() {
 	for _, e := range p.links {

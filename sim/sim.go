@@ -35,6 +35,8 @@ const (
 type World struct {
 	// Trace, if set, is told what happens.
 	Trace func(format string, args ...any)
+	// Mark is told that something rare has happened.
+	Mark func(what string)
 
 	now    world.Time
 	chance Chance
@@ -45,7 +47,7 @@ type World struct {
 
 // New returns the world of a seed, at an hour after its beginning.
 func New(seed uint64) *World {
-	return &World{now: 3600 * Second, chance: Chance{seed}, Trace: func(string, ...any) {}}
+	return &World{now: 3600 * Second, chance: Chance{seed}, Trace: func(string, ...any) {}, Mark: func(string) {}}
 }
 
 // Now is the time of the world, which no process sees.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"tandem/machine/event"
+	"tandem/vswitch"
 	"tandem/world"
 )
 
@@ -18,9 +19,13 @@ type VM struct {
 	Storage *Storage
 	LAN     *LAN
 	Console Console
+	Name    string      // at the Switch
+	MAC     vswitch.MAC // the same
 
 	w       *World
 	current *Site // that opened the newest epoch
+	opened  event.Epoch
+	started event.Epoch // by a primary that booted, whatever ran: only fences stop older ones
 }
 
 // VM returns a VM with a disk of some bytes in one slot and a network in another.
@@ -37,7 +42,7 @@ type Arbiter struct {
 	Down   bool // nobody reaches it
 	Forget int  // one answer in so many is lost, after the claim was entered
 	record world.Record
-	chance *Chance
+	w      *World
 }
 
 var errUnreachable = errors.New("the arbiter does not answer")
@@ -62,7 +67,8 @@ func (a *Arbiter) Claim(epoch event.Epoch, owner string, gen uint64) (won bool, 
 	case a.record.Epoch+1 == epoch:
 		a.record = world.Record{Epoch: epoch, Owner: owner, DiskGeneration: gen}
 	}
-	if a.chance != nil && a.chance.OneIn(a.Forget) {
+	if a.w != nil && a.w.chance.OneIn(a.Forget) {
+		a.w.Mark("the arbiter forgets to answer")
 		return false, world.Record{}, errUnreachable
 	}
 	return a.record.Epoch == epoch && a.record.Owner == owner, a.record, nil
@@ -70,16 +76,18 @@ func (a *Arbiter) Claim(epoch event.Epoch, owner string, gen uint64) (won bool, 
 
 // Site is how one process reaches the VM's outside; it implements world.Site.
 type Site struct {
-	v     *VM
-	p     *Process
-	Cut   bool       // the arbiter is out of reach from here
-	Slow  world.Time // added to claims and fences
-	epoch event.Epoch
+	v        *VM
+	p        *Process
+	Cut      bool       // the arbiter is out of reach from here
+	NoStore  bool       // and the store
+	NoSwitch bool       // and the switch
+	Slow     world.Time // added to claims and fences
+	epoch    event.Epoch
 }
 
 // Site returns a process's way to the outside.
 func (v *VM) Site(p *Process) *Site {
-	v.Arbiter.chance = &v.w.chance
+	v.Arbiter.w = v.w
 	return &Site{v: v, p: p}
 }
 
@@ -94,6 +102,7 @@ func (o *outcome[T]) Poll() (v T, err error, ok bool) { return o.v, o.err, o.don
 
 // Claim implements world.Site.
 func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
+	s.p.touch()
 	o := &outcome[bool]{}
 	way := func() world.Time { return s.Slow + s.v.w.chance.Between(100*Microsecond, 2*Millisecond) }
 	s.v.w.After(way(), func() {
@@ -109,11 +118,17 @@ func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
 
 // Open implements world.Site.
 func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
+	s.p.touch()
 	o := &outcome[world.Devices]{}
 	s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
-		if s.v.w.chance.OneIn(8) {
+		switch r := s.v.Arbiter.record; {
+		case s.NoStore || s.NoSwitch || s.v.Storage.Down || s.v.w.chance.OneIn(8):
+			s.v.w.Mark("a fence fails")
 			o.err = errors.New("the store does not answer")
-		} else {
+		case s.v.opened > epoch:
+			s.v.w.Mark("a fence comes too late")
+			o.err = fmt.Errorf("epoch %d is fenced: epoch %d belongs to %s", epoch, r.Epoch, r.Owner)
+		default:
 			o.v = s.OpenNow(epoch)
 		}
 		o.done = true
@@ -125,19 +140,24 @@ func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 // OpenNow opens the devices for an epoch; older ones are fenced.
 func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 	s.v.w.Trace("%s opens epoch %d", s.p.Name, epoch)
-	if r := s.v.Arbiter.record; r.Epoch != epoch || r.Owner != s.p.Name {
+	if r := s.v.Arbiter.record; r.Epoch == epoch && r.Owner != s.p.Name || r.Epoch < epoch {
 		s.v.w.Breach("%s opens epoch %d, which belongs to %q", s.p.Name, epoch, r.Owner)
 	}
-	s.epoch, s.v.current = epoch, s
+	s.epoch, s.v.current, s.v.opened = epoch, s, epoch
 	d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
 	d.Networks[s.v.LAN.slot] = s.v.LAN.open(s)
 	return d
 }
 
 // Start claims and opens the first epoch, for the first primary.
-func (s *Site) Start() world.Devices {
-	s.v.Arbiter.Claim(1, s.p.Name, 0)
-	return s.OpenNow(1)
+func (s *Site) Start() world.Devices { _, d := s.Restart(); return d }
+
+// Restart claims and opens the epoch after the newest, for a primary that boots.
+func (s *Site) Restart() (event.Epoch, world.Devices) {
+	e := s.v.Arbiter.record.Epoch + 1
+	s.v.started = e
+	s.v.Arbiter.Claim(e, s.p.Name, 0)
+	return e, s.OpenNow(e)
 }
 
 // owns reports whether the site's process may emit: it opened the newest epoch
@@ -146,7 +166,7 @@ func (s *Site) Start() world.Devices {
 func (s *Site) owns(what string) bool {
 	newest := s.v.current == s
 	owner := newest && s.v.Arbiter.record.Epoch == s.epoch || s.v.Arbiter.record.Owner == s.p.Name
-	if !owner && !s.p.frozen {
+	if !owner && !s.p.frozen && s.epoch >= s.v.started {
 		s.v.w.Breach("%s from %s of epoch %d, but epoch %d belongs to %s", what, s.p.Name, s.epoch, s.v.Arbiter.record.Epoch, s.v.Arbiter.record.Owner)
 	}
 	return newest
@@ -161,7 +181,8 @@ type Console struct {
 	w       *World
 }
 
-// boot is where the numbers of an epoch begin, if the VM boots in it.
+// boot times an epoch is where the numbers begin of a VM that boots in it, or in an
+// earlier one that printed nothing yet.
 const boot = 1 << 40
 
 // Type types bytes; the VM reads them wherever it is live.
@@ -179,9 +200,10 @@ func (s *Site) Terminal() *Terminal { return &Terminal{&s.v.Console, s} }
 // Write implements world.Terminal, and holds what is printed again to what was
 // printed first.
 func (t *Terminal) Write(offset uint64, b []byte) {
+	t.s.p.touch()
 	t.s.owns("console output")
 	c := t.c
-	if offset == uint64(t.s.epoch)*boot && offset > c.at {
+	if offset%boot == 0 && offset > c.at && offset <= uint64(t.s.epoch)*boot {
 		c.Boots, c.at = append(c.Boots, len(c.Printed)), offset
 	}
 	have := uint64(len(c.Printed))
@@ -202,6 +224,7 @@ func (t *Terminal) Write(offset uint64, b []byte) {
 
 // Read implements world.Terminal.
 func (t *Terminal) Read() []byte {
+	t.s.p.touch()
 	b := t.c.typed
 	if t.s.v.current != t.s {
 		return nil

@@ -207,3 +207,15 @@ func rename(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 }
+
+// No bytes in a record's file make its reader panic; what it takes for a record is
+// what a claim of that epoch writes.
+func FuzzRecord(f *testing.F) {
+	f.Add(encode(world.Record{Epoch: 3, Owner: "a", DiskGeneration: 1}), uint64(3))
+	f.Add([]byte("3 a"), uint64(3))
+	f.Fuzz(func(t *testing.T, b []byte, epoch uint64) {
+		if r, err := decode(b, event.Epoch(epoch)); err == nil && (r.Epoch != event.Epoch(epoch) || string(encode(r)) != string(b)) {
+			t.Fatalf("%q was taken for %+v", b, r)
+		}
+	})
+}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package machinetest has a guest for tests: a bare-metal program of a few KiB
-// that uses every device of the board, on one hart or several. What it does is
-// told in testdata/guest.c.
+// Package machinetest has guests for tests: bare-metal programs of a few KiB, on one
+// hart or several. One uses every device of the board, and another serves clients on
+// the network. What they do is told in testdata/guest.c and testdata/service.c.
 package machinetest
 
 import (
-	_ "embed"
+	"embed"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,17 +17,19 @@ import (
 	"tandem/machine/loader"
 )
 
-//go:embed testdata/guest.c
-var source []byte
+//go:embed testdata
+var sources embed.FS
 
-// RAM is the guest's memory, in bytes.
+// RAM is a guest's memory, in bytes.
 const RAM = 2 << 20
 
-// Places of the devices, and the size of the disk in bytes.
+// Places of the devices, and the size of the disks in bytes.
 const (
-	DiskSlot event.DeviceID = 0
-	NetSlot  event.DeviceID = 1
-	DiskSize                = 2 << 20
+	DiskSlot    event.DeviceID = 0
+	NetSlot     event.DeviceID = 1
+	EntropySlot event.DeviceID = 2
+	DiskSize                   = 2 << 20
+	ServiceDisk                = 32 << 10
 )
 
 // MAC is the address of the guest's network card.
@@ -37,15 +39,40 @@ var MAC = [6]byte{2, 7, 7, 7, 7, 7}
 // machine that starts it.
 func Config(t testing.TB, harts int, macros ...string) machine.Config {
 	t.Helper()
+	return machine.Config{
+		Harts: harts, RAM: RAM, Levels: 3, Wall: 1_700_000_000_000_000_000, Boot: compile(t, "guest.c", macros),
+		Devices: []machine.Device{
+			DiskSlot: {Kind: machine.DiskDevice, Capacity: DiskSize, Serial: "test"},
+			NetSlot:  {Kind: machine.NetDevice, MAC: MAC},
+		},
+	}
+}
+
+// Service compiles the guest that serves clients, and returns a machine that starts it.
+func Service(t testing.TB, harts int, macros ...string) machine.Config {
+	t.Helper()
+	return machine.Config{
+		Harts: harts, RAM: RAM, Levels: 3, Wall: 1_700_000_000_000_000_000, Boot: compile(t, "service.c", macros),
+		Devices: []machine.Device{
+			DiskSlot:    {Kind: machine.DiskDevice, Capacity: ServiceDisk, Serial: "test"},
+			NetSlot:     {Kind: machine.NetDevice, MAC: MAC},
+			EntropySlot: {Kind: machine.RNGDevice},
+		},
+	}
+}
+
+// compile makes a program of one of the sources.
+func compile(t testing.TB, source string, macros []string) machine.Boot {
+	t.Helper()
 	gcc, err := exec.LookPath("riscv64-linux-gnu-gcc")
 	if err != nil {
 		t.Fatal("riscv64-linux-gnu-gcc is not installed: apt install gcc-riscv64-linux-gnu binutils-riscv64-linux-gnu")
 	}
 	dir := t.TempDir()
-	in, out := filepath.Join(dir, "guest.c"), filepath.Join(dir, "guest")
-	if err := os.WriteFile(in, source, 0o644); err != nil {
+	if err := os.CopyFS(dir, sources); err != nil {
 		t.Fatal(err)
 	}
+	in, out := filepath.Join(dir, "testdata", source), filepath.Join(dir, "guest")
 	args := append([]string{"-O1", "-march=rv64gc", "-mabi=lp64d", "-ffreestanding", "-fno-tree-loop-distribute-patterns",
 		"-nostdlib", "-static", "-fno-pic", "-no-pie", "-mcmodel=medany",
 		"-Wl,-N,--build-id=none,--no-relax,--no-warn-rwx-segments,-Ttext=0x80000000,-Tdata=0x80002000", "-o", out, in}, macros...)
@@ -60,11 +87,5 @@ func Config(t testing.TB, harts int, macros ...string) machine.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return machine.Config{
-		Harts: harts, RAM: RAM, Levels: 3, Wall: 1_700_000_000_000_000_000, Boot: prog.Boot,
-		Devices: []machine.Device{
-			DiskSlot: {Kind: machine.DiskDevice, Capacity: DiskSize, Serial: "test"},
-			NetSlot:  {Kind: machine.NetDevice, MAC: MAC},
-		},
-	}
+	return prog.Boot
 }
