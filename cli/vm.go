@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tandem/host/filedisk"
+	"tandem/host/nbd"
 	"tandem/host/netswitch"
 	"tandem/host/site"
 	"tandem/image"
@@ -52,7 +53,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.append, "append", "", "kernel command line")
 	f.StringVar(&v.firmware, "firmware", "", "OpenSBI or U-Boot to start in M-mode")
 	f.StringVar(&v.elf, "elf", "", "bare-metal ELF program to run in M-mode")
-	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
+	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT, nbds:// with TLS; may be repeated")
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
@@ -207,7 +208,7 @@ func (v *vmFlags) addNetwork(o *vm) error {
 
 // diskSize asks a disk for its size.
 func diskSize(url string) (uint64, error) {
-	if strings.HasPrefix(url, "nbd") && strings.Contains(url, "://") {
+	if nbd.IsURL(url) {
 		return nbdSize(url)
 	}
 	f, err := filedisk.OpenFile(url, true)

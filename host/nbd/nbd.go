@@ -83,9 +83,9 @@ type op struct {
 // belongs to one process.
 var tries atomic.Uint64
 
-// Dial connects to the export at url, nbd://HOST[:PORT]/EXPORT or
-// nbd+unix:///EXPORT?socket=PATH, on behalf of an epoch; 0 is an unprotected VM.
-// With a store it returns after all older epochs are drained. wake is called
+// Dial connects to the export at url (see parseURL) on behalf of an epoch; 0 is an
+// unprotected VM, and any NBD server will do. With an epoch it must be a store, and
+// Dial returns after all older epochs are drained: ErrUnfenced if it is none. wake is called
 // after each completion and when the disk is fenced, mostly by other goroutines
 // and also within Submit; it must not block.
 func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Disk, error) {
@@ -167,7 +167,7 @@ func (d *Disk) Poll() (done event.DiskDone, ok bool) {
 func (d *Disk) Close() error {
 	d.mu.Lock()
 	if s := d.session; s != nil && !d.closed && len(d.sent) == 0 {
-		s.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		s.raw.SetWriteDeadline(time.Now().Add(time.Second))
 		s.nc.Write(wire.Request{Command: wire.CmdDisc}.Append(nil))
 	}
 	d.closed = true
@@ -249,7 +249,7 @@ func (d *Disk) run(ctx context.Context, s *session) {
 // use runs one connection until it is lost.
 func (d *Disk) use(ctx context.Context, s *session) error {
 	over, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(over, func() { s.nc.Close() })
+	stop := context.AfterFunc(over, func() { s.raw.Close() })
 	defer stop()
 	var sender sync.WaitGroup
 	sender.Go(func() {
@@ -258,7 +258,7 @@ func (d *Disk) use(ctx context.Context, s *session) error {
 	})
 	err := d.receiveAll(s)
 	cancel()
-	s.nc.Close()
+	s.raw.Close()
 	sender.Wait()
 	return err
 }
@@ -281,7 +281,7 @@ func (d *Disk) reconnect(ctx context.Context) *session {
 			if err = d.resume(s); err == nil {
 				return s
 			}
-			s.nc.Close()
+			s.raw.Close()
 		}
 		d.mu.Lock()
 		d.err = fmt.Errorf("connecting to %s again: %w", d.target.address, err)
@@ -316,7 +316,7 @@ func (d *Disk) resume(s *session) error {
 func (d *Disk) sendAll(ctx context.Context, s *session) {
 	for {
 		if b := d.takeUnsent(s); len(b) > 0 {
-			if _, err := b.WriteTo(s.nc); err != nil {
+			if err := s.write(b); err != nil {
 				return
 			}
 			continue

@@ -3,7 +3,7 @@
 // Package site opens the disks and networks of a VM for a replica, and claims
 // epochs for it. It is where a URL becomes a device:
 //
-//	disk     FILE · nbd://HOST:PORT/EXPORT · nbd+unix:///EXPORT?socket=PATH
+//	disk     FILE · nbd://HOST:PORT/EXPORT · nbd+unix:///EXPORT?socket=PATH · nbds: with TLS
 //	network  user · switch:ADDRESS · none
 package site
 
@@ -97,7 +97,7 @@ func Close(d world.Devices) {
 }
 
 func (s *Site) openDisk(slot Slot, epoch event.Epoch) (world.Disk, error) {
-	if strings.HasPrefix(slot.Disk, "nbd://") || strings.HasPrefix(slot.Disk, "nbd+unix://") {
+	if nbd.IsURL(slot.Disk) {
 		d, err := nbd.Dial(context.Background(), slot.Disk, epoch, s.cfg.Wake)
 		if err != nil {
 			return nil, err

@@ -54,6 +54,7 @@ const (
 	OptExportName = 1
 	OptAbort      = 2
 	OptList       = 3
+	OptStartTLS   = 5
 	OptInfo       = 6
 	OptGo         = 7
 )
@@ -68,6 +69,7 @@ const (
 	RepErrPolicy   = RepErr + 2
 	RepErrInvalid  = RepErr + 3
 	RepErrPlatform = RepErr + 4
+	RepErrTLS      = RepErr + 5 // TLS is required
 	RepErrUnknown  = RepErr + 6
 	RepErrShutdown = RepErr + 7
 	RepErrTooBig   = RepErr + 9
@@ -79,7 +81,7 @@ var RepErrors = map[uint32]string{
 	RepErrPolicy:   "refused by policy",
 	RepErrInvalid:  "invalid request",
 	RepErrPlatform: "failure of the server",
-	RepErr + 5:     "TLS required",
+	RepErrTLS:      "TLS required",
 	RepErrUnknown:  "no such export",
 	RepErrShutdown: "server is shutting down",
 	RepErr + 8:     "block size must be negotiated",
@@ -279,6 +281,10 @@ func ParseName(s string) (n Name, ok bool) {
 	}
 	return n, err == nil && errTry == nil
 }
+
+// StorePrefix begins the description of an export of tandem's store: the sign that
+// epochs in its name are heeded. Other servers may take any name and fence nobody.
+const StorePrefix = "tandem store"
 
 // FencedPrefix begins the message of RepErrPolicy that tells a client that a
 // newer epoch has the export: there is no use in trying again.
