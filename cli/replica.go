@@ -89,6 +89,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	}
 	fs := c.Flags()
 	f.vm.add(fs)
+	fs.Lookup("disk").Usage = "nbd://HOST:PORT/EXPORT of a tandem store, nbds:// with TLS; ',reads=backup' has the backup read it itself, in place of the log; may be repeated"
 	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
@@ -214,6 +215,11 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	c.cfg.FT.Machine = machine.Version
 	c.cfg.FT.Arbiter = kind + " " + c.arbiter.ID()
 	c.cfg.Console = vm.console
+	for i, s := range vm.slots {
+		if s.Reads {
+			c.cfg.Reads = c.cfg.Reads.With(event.DeviceID(i))
+		}
+	}
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
 		if e.Kind == replica.CloneSent || e.To == ft.Replaying {

@@ -82,6 +82,11 @@ func run(ctx context.Context, vm vm, e *engine, record, signature string) error 
 	host.ReturnMemory()
 	clock := host.NewClock()
 	wake, woken := host.Wake()
+	for _, s := range vm.slots {
+		if s.Reads {
+			return usageError{fmt.Errorf("--disk %s,reads=backup: only a pair has a backup: leave reads=backup out", s.Disk)}
+		}
+	}
 	s := site.New(site.Config{VM: vm.name, Slots: vm.slots, Wake: wake})
 	devices, err := s.OpenNow(0)
 	if err != nil {

@@ -113,11 +113,7 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 		return out, usageError{fmt.Errorf("%d disks: a machine takes at most %d, so leave some out", n, maxDisks)}
 	}
 	for i, d := range disks {
-		url, size, err := v.sized(d)
-		if err != nil {
-			return out, err
-		}
-		if err := out.addDisk(url, fmt.Sprintf("tandem-%d", i), size); err != nil {
+		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i), v.capacity); err != nil {
 			return out, err
 		}
 	}
@@ -135,26 +131,53 @@ func (o *vm) add(d machine.Device, s site.Slot) {
 	o.slots = append(o.slots, s)
 }
 
-// sized splits FILE or URL from ,size=BYTES, by which a daemon says what it knows.
-func (v *vmFlags) sized(disk string) (url string, size uint64, err error) {
-	url, text, has := strings.Cut(disk, ",size=")
-	if !has {
-		return disk, v.capacity, nil
-	}
-	if size, err = parseSize(text); err != nil {
-		return "", 0, usageError{fmt.Errorf("--disk %s: %w", disk, err)}
-	}
-	return url, size, nil
+// disk is what --disk says.
+type disk struct {
+	url   string
+	reads bool   // by the backup
+	size  uint64 // in bytes, as a daemon knows it; 0 if it doesn't say
 }
 
-func (o *vm) addDisk(url, serial string, size uint64) error {
+// parseDisk reads PATH-OR-URL[,reads=log|backup][,size=BYTES].
+func parseDisk(s string) (d disk, err error) {
+	d.url = s
+	for {
+		i := strings.LastIndexByte(d.url, ',')
+		if i < 0 {
+			return d, nil
+		}
+		option := d.url[i+1:]
+		switch name, value, _ := strings.Cut(option, "="); {
+		case option == "reads=log", option == "reads=backup":
+			d.reads = option == "reads=backup"
+		case name == "reads":
+			return d, fmt.Errorf("--disk %s: choose reads=log or reads=backup", s)
+		case name == "size":
+			if d.size, err = parseSize(value); err != nil {
+				return d, fmt.Errorf("--disk %s: %w", s, err)
+			}
+		default:
+			return d, nil // a comma of the path
+		}
+		d.url = d.url[:i]
+	}
+}
+
+func (o *vm) addDisk(s, serial string, size uint64) error {
+	d, err := parseDisk(s)
+	if err != nil {
+		return usageError{err}
+	}
+	url := d.url
+	if d.size > 0 {
+		size = d.size
+	}
 	if size == 0 {
-		var err error
 		if size, err = diskSize(url); err != nil {
 			return err
 		}
 	}
-	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url})
+	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url, Reads: d.reads})
 	return nil
 }
 

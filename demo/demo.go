@@ -38,6 +38,8 @@ type Options struct {
 	Memory     string
 	Engines    [2]string // of the primary and of the backup
 	Progress   image.Progress
+	// BackupReads has the backup read the shared disk itself, in place of the log.
+	BackupReads bool
 }
 
 // Victim says who is killed.
@@ -66,6 +68,7 @@ type Summary struct {
 	Detection      float64 `json:"detection_seconds"`
 	ReplayLag      float64 `json:"replay_lag_seconds"`
 	LogBitsPerSec  float64 `json:"log_bits_per_second"`
+	BootLogBytes   uint64  `json:"boot_log_bytes"` // until the database answered
 	MedianAnswer   float64 `json:"median_answer_seconds"`
 	BootToService  float64 `json:"boot_to_service_seconds"`
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
@@ -208,10 +211,14 @@ func (s *story) startReplicas() error {
 
 // startReplica starts one copy of the VM as a process with a name.
 func (s *story) startReplica(name, engine, role string, more ...string) error {
+	disk := "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock")
+	if s.BackupReads {
+		disk += ",reads=backup"
+	}
 	args := append([]string{"replica", role, "--listen", s.peers[name], "--engine", engine,
 		"--console", s.path(name + ".console"), "--events", s.path(name + ".events"), "--control", s.path(name + ".sock"),
 		"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
-		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"),
+		"--disk", disk,
 		"--disk-size", fmt.Sprint(s.image.Manifest.DiskSize),
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}, more...)
 	if s.Kill == SwitchRoles { // which waits for no detection: patience costs it nothing
@@ -244,8 +251,8 @@ func (s *story) waitForService(ctx context.Context) error {
 		return fmt.Errorf("the guest's database did not answer in time: %w", err)
 	}
 	st, _ := s.control(s.now).Status()
-	s.sum.BootToService = st.GuestSeconds
-	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time", st.GuestSeconds)
+	s.sum.BootToService, s.sum.BootLogBytes = st.GuestSeconds, st.LogSentBytes
+	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time; log %.1f MB", st.GuestSeconds, float64(st.LogSentBytes)/1e6)
 	return nil
 }
 

@@ -306,6 +306,16 @@ func TestKillBoth(t *testing.T) {
 	}
 }
 
+// A backup that reads the disk itself goes live as well as any, and the log of a boot is
+// a fraction of what the guest has read.
+func TestReadsByBackup(t *testing.T) {
+	sum := runDemo(t, "--reads", "backup")
+	check(t, sum)
+	if sum.BootLogBytes > 4<<20 {
+		t.Errorf("%d bytes of log until the database answered: the data of reads are in it", sum.BootLogBytes)
+	}
+}
+
 // Roles change three times under load, each time with a new backup: nothing is lost,
 // and the client keeps its one connection.
 func TestSwitchRoles(t *testing.T) {

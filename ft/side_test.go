@@ -36,7 +36,6 @@ func TestPrimaryDistrustsBackup(t *testing.T) {
 		"entries never sent":   Ack{Received: 1000, Echo: 1},
 		"executed, not sent":   Ack{Received: 2, Progress: Progress{Executed: 1000}},
 		"executed, not had":    Ack{Received: 1, Progress: Progress{Executed: 3}},
-		"reads never asked":    Ack{Received: 2, Progress: Progress{Reads: 1000}},
 		"echo from the future": Ack{Received: 2, Echo: far},
 		"a second ready":       Ready{},
 		"a beginning":          Begin{Seq: 2},
@@ -252,7 +251,7 @@ func TestWrongSnapshot(t *testing.T) {
 		w := newWorld(scenarioConfig())
 		b := w.attach(w.start("A"), "B", 7, 0, Second)
 		w.advance(10*Millisecond, nil)
-		if err := b.b.Loaded(b.now(), at.seq, at.step); err == nil || b.b.State() != Halted {
+		if err := b.b.Loaded(b.now(), at.seq, at.step, 0); err == nil || b.b.State() != Halted {
 			t.Errorf("entry %d, step %d: %v, it is %v", at.seq, at.step, err, b.b.State())
 		}
 	}
@@ -337,7 +336,7 @@ func TestNotNow(t *testing.T) {
 	if _, err := b.b.Primary(b.now()); !errors.Is(err, ErrState) {
 		t.Errorf("a primary out of a backup: %v", err)
 	}
-	if err := b.b.Loaded(b.now(), 0, 0); !errors.Is(err, ErrState) {
+	if err := b.b.Loaded(b.now(), 0, 0, 0); !errors.Is(err, ErrState) {
 		t.Errorf("a second snapshot: %v", err)
 	}
 	a.p.Claimed(a.now(), 2, Won)

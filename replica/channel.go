@@ -213,7 +213,8 @@ func (r *Replica) cloneLast(seq event.Seq, part []byte) error {
 	}
 	r.m, r.target = m, nil
 	r.rep = replay.NewReplayer(m, seq, m.LastOutput())
-	r.rep.Applied = r.applied
+	r.rep.Applied, r.rep.Ready = r.applied, r.ready
 	r.pace.start(m, r.now)
-	return r.b.Loaded(r.now, seq, m.Step())
+	r.tellLoaded()
+	return nil
 }

@@ -27,6 +27,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		r.p.Fenced(r.now, err.Error())
 		return r.now
 	}
+	r.confirmReads()
 	r.handOver()
 	r.announce()
 	still, due := r.sendClone()
@@ -137,8 +138,7 @@ func (r *Replica) takeInputs() {
 				break
 			}
 			done.Device = event.DeviceID(slot)
-			r.wake(true)
-			r.record(done)
+			r.completed(done)
 		}
 	}
 	r.moreFrames = false
@@ -256,7 +256,7 @@ func (r *Replica) collect() {
 			continue
 		case event.DiskRequest:
 			if !o.External() && !r.behindHeld(body) {
-				r.submit(body)
+				r.submit(body, o.ID)
 				continue
 			}
 		}
@@ -327,7 +327,7 @@ func (r *Replica) emit(o event.Output) {
 			n.Send(body.Frame)
 		}
 	case event.DiskRequest:
-		r.submit(body)
+		r.submit(body, o.ID)
 	case event.ConsoleOut:
 		if body.Device == r.cfg.Console {
 			r.w.Terminal.Write(body.Offset, body.Data)
@@ -338,17 +338,11 @@ func (r *Replica) emit(o event.Output) {
 	}
 }
 
-func (r *Replica) submit(q event.DiskRequest) {
-	if d := r.devices.Disks[q.Device]; d != nil {
-		d.Submit(q)
-	}
-}
-
 // reissue begins again all disk I/O whose outcome is not known (paper §3.4), and
 // answers what else the machine waits for.
 func (r *Replica) reissue() {
 	for _, q := range r.m.PendingDisk() {
-		r.submit(q)
+		r.submit(q, 0)
 	}
 	r.entropy = r.m.PendingEntropy()
 }

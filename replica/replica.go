@@ -39,6 +39,9 @@ type Config struct {
 	HashEvery ft.Time
 	// Console is the one that the terminal belongs to; what others print is dropped.
 	Console event.DeviceID
+	// Reads are the disks that a backup reads itself, so that the log need not carry what
+	// they hold (paper §4.2): as far as both copies say so.
+	Reads ft.Slots
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
 	// CloneRate bounds the bytes that a clone sends in a second; 0: what the network
@@ -126,6 +129,15 @@ type Replica struct {
 
 	spoiled bool // the backup's machine has diverged
 
+	// Disk requests, see reads.go and follow.go.
+	readings   []reading       // of a primary: what the backup reads itself
+	parked     []parkedRequest // of a primary: released, but for what the backup reads
+	following  world.Pending[world.Devices]
+	toldLoaded bool         // of a backup: it has said Ready
+	reads      ft.Slots     // of a backup: disks that it reads itself
+	operations []*operation // of a backup, in the order in which its machine asked
+	diskDone   event.OutputID
+
 	claim, fence pendingQuestion
 	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
 	acting       bool    // act is under way
@@ -156,6 +168,9 @@ type Stats struct {
 	Released  uint64  // external outputs
 	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
+
+	ReadWaits   uint64 // writes that waited for a read of the backup
+	DiskRetries uint64 // reads of a backup that failed at first
 
 	Waits    uint64             // times that the machine of a primary had to wait for the backup
 	WaitTime ft.Time            // in sum
@@ -199,6 +214,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	}
 	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
+	r.following = w.Site.Follow()
 	return r, nil
 }
 
@@ -369,6 +385,7 @@ func (r *Replica) changed(c ft.Changed) {
 		r.done = fmt.Errorf("%w: %s", ErrHalted, c.Why)
 	case ft.Solo:
 		r.endClone()
+		r.forgetReads()
 	case ft.Draining:
 		st := r.b.Status()
 		r.report(Event{Kind: Drain, Seq: st.Acked, Text: fmt.Sprintf("%d entries to execute", st.Acked-st.Backup.Executed)})
@@ -396,6 +413,7 @@ type pendingQuestion struct {
 }
 
 func (r *Replica) pollQuestions() {
+	r.pollFollowed()
 	if q := r.claim; q.claim != nil {
 		if won, err, ok := q.claim.Poll(); ok {
 			r.claim = pendingQuestion{}
@@ -406,13 +424,23 @@ func (r *Replica) pollQuestions() {
 		if devices, err, ok := q.open.Poll(); ok {
 			r.fence = pendingQuestion{}
 			if err == nil {
-				r.devices = devices
+				r.replaceDevices(devices)
 			} else {
 				r.report(Event{Kind: Trouble, Text: "fencing older epochs: " + err.Error()})
 			}
 			r.b.Fenced(r.now, q.epoch, err)
 		}
 	}
+}
+
+// replaceDevices takes the devices of a new epoch in place of those that a backup had.
+func (r *Replica) replaceDevices(devices world.Devices) {
+	for i, d := range r.devices.Disks {
+		if d != nil && d != devices.Disks[i] {
+			d.Close()
+		}
+	}
+	r.devices = devices
 }
 
 func (r *Replica) claimed(epoch event.Epoch, won bool, err error) {

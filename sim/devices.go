@@ -16,6 +16,9 @@ type Storage struct {
 	Bytes []byte
 	Delay [2]world.Time // least and greatest, of an operation
 	Fail  int           // one operation in so many fails; 0 for none
+	// Readers lets backups read the disk, of whose reads one in FailReads fails.
+	Readers   bool
+	FailReads int
 
 	w    *World
 	v    *VM
@@ -31,6 +34,7 @@ type Disk struct {
 	busy   []event.DiskRequest // started, in order
 	done   []event.DiskDone
 	fenced bool
+	reader bool
 }
 
 func newStorage(w *World, v *VM, size uint64, slot event.DeviceID) *Storage {
@@ -44,6 +48,9 @@ func (s *Storage) open(site *Site) *Disk {
 	s.disk = &Disk{s: s, site: site}
 	return s.disk
 }
+
+// reader returns a connection that only reads, and is in nobody's way.
+func (s *Storage) reader(site *Site) *Disk { return &Disk{s: s, site: site, reader: true} }
 
 // drain ends a connection: each operation that was started happens, or doesn't.
 func (d *Disk) drain() {
@@ -59,6 +66,9 @@ func (d *Disk) drain() {
 // Submit implements world.Disk.
 func (d *Disk) Submit(q event.DiskRequest) {
 	if q.Op != event.DiskRead && q.Op != event.DiskFlush {
+		if d.reader {
+			d.s.w.Breach("%s writes by a connection that is to read", d.site.p.Name)
+		}
 		d.site.owns("a write")
 	}
 	if d.fenced {
@@ -90,7 +100,11 @@ func (d *Disk) finish(q event.DiskRequest) {
 		}
 	}
 	done := event.DiskDone{ID: q.ID, Status: event.DiskIOError}
-	if !d.s.w.chance.OneIn(d.s.Fail) {
+	often := d.s.Fail
+	if d.reader {
+		often = d.s.FailReads
+	}
+	if !d.s.w.chance.OneIn(often) {
 		done.Status, done.Data = event.DiskOK, d.s.run(q)
 	}
 	d.done = append(d.done, done)

@@ -122,6 +122,22 @@ func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 	return o
 }
 
+// Follow implements world.Site.
+func (s *Site) Follow() world.Pending[world.Devices] {
+	o := &outcome[world.Devices]{done: !s.v.Storage.Readers}
+	if !o.done {
+		s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
+			if o.done = true; s.v.w.chance.OneIn(8) {
+				o.err = errors.New("the store does not answer")
+			} else {
+				o.v.Disks[s.v.Storage.slot] = s.v.Storage.reader(s)
+			}
+			s.p.Wake()
+		})
+	}
+	return o
+}
+
 // OpenNow opens the devices for an epoch; older ones are fenced.
 func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 	s.v.w.Trace("%s opens epoch %d", s.p.Name, epoch)

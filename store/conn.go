@@ -29,6 +29,7 @@ type conn struct {
 	noZeroes bool
 
 	export  *export       // set by negotiate
+	reader  bool          // so is this: it may not write
 	turn    turn          // guarded by export.mu
 	ended   bool          // guarded by export.mu: a newer turn has begun
 	cut     atomic.Bool   // set with ended: start nothing more
@@ -219,7 +220,7 @@ func (c *conn) check(r wire.Request) uint32 {
 		return wire.EINVAL
 	case r.Command == wire.CmdFlush:
 		return 0
-	case change && c.export.readOnly:
+	case change && c.readOnly():
 		return wire.EPERM
 	case outside && (r.Command == wire.CmdWrite || r.Command == wire.CmdWriteZeroes):
 		return wire.ENOSPC
@@ -228,6 +229,8 @@ func (c *conn) check(r wire.Request) uint32 {
 	}
 	return 0
 }
+
+func (c *conn) readOnly() bool { return c.reader || c.export.readOnly }
 
 var errCut = errors.New("fenced by a newer connection")
 

@@ -70,6 +70,9 @@ func (x *export) take(c *conn, n wire.Name) (before []*conn, err error) {
 	if err := x.check(n); err != nil {
 		return nil, err
 	}
+	if n.Reader {
+		return nil, nil // in no turn: it changes nothing
+	}
 	c.turn = turn{n.Epoch, n.Try}
 	if n.Try == 0 && n.Epoch == x.newest.epoch {
 		c.turn = x.newest
@@ -90,7 +93,7 @@ func (x *export) take(c *conn, n wire.Name) (before []*conn, err error) {
 
 func (x *export) check(n wire.Name) error {
 	switch {
-	case x.readOnly:
+	case x.readOnly, n.Reader:
 		return nil
 	case n.Epoch == 0 && x.newest.epoch > 0 && x.allowUnprotected:
 		return nil

@@ -140,7 +140,8 @@ func (c *conn) infoOrGo(o option) (entered bool, err error) {
 		return false, c.reply(o, kind, []byte(text))
 	}
 	c.allow(handshakeTime) // waiting for others took none of it
-	b := wire.AppendOptReply(nil, o.kind, wire.RepInfo, c.exportInfo(x))
+	n, _ := wire.ParseName(asked)
+	b := wire.AppendOptReply(nil, o.kind, wire.RepInfo, exportInfo(x, x.readOnly || n.Reader))
 	for _, i := range infos {
 		if d := c.info(x, i); d != nil {
 			b = wire.AppendOptReply(b, o.kind, wire.RepInfo, d)
@@ -157,7 +158,7 @@ func (c *conn) exportName(asked string) error {
 		return err
 	}
 	c.allow(handshakeTime)
-	b := c.exportInfo(x)[2:]
+	b := exportInfo(x, c.readOnly())[2:]
 	if !c.noZeroes {
 		b = append(b, make([]byte, wire.ExportNamePad)...)
 	}
@@ -183,7 +184,7 @@ func (c *conn) choose(asked string, enter bool) (*export, error) {
 		c.log.Warn("client refused", "export", asked, "reason", err)
 		return nil, err
 	}
-	c.export = x
+	c.export, c.reader = x, n.Reader
 	c.log = c.log.With("export", asked)
 	return x, nil
 }
@@ -199,9 +200,9 @@ func explain(err error) (kind uint32, text string) {
 	return wire.RepErrPlatform, "the store can't keep the epoch; its log says why"
 }
 
-func (c *conn) exportInfo(x *export) []byte {
+func exportInfo(x *export, readOnly bool) []byte {
 	flags := uint16(wire.FlagHasFlags | wire.FlagFlush | wire.FlagFUA | wire.FlagTrim | wire.FlagWriteZeroes | wire.FlagCanMultiConn)
-	if x.readOnly {
+	if readOnly {
 		flags = wire.FlagHasFlags | wire.FlagReadOnly | wire.FlagFlush | wire.FlagCanMultiConn
 	}
 	b := binary.BigEndian.AppendUint16(nil, wire.InfoExport)

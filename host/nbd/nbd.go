@@ -41,6 +41,7 @@ import (
 type Disk struct {
 	target target
 	epoch  event.Epoch
+	reader bool
 	wake   func()
 	size   uint64
 	flags  uint16
@@ -89,18 +90,21 @@ var tries atomic.Uint64
 // after each completion and when the disk is fenced, mostly by other goroutines
 // and also within Submit; it must not block.
 func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Disk, error) {
+	return open(ctx, url, &Disk{epoch: epoch, wake: wake})
+}
+
+// DialReader connects to an export of a store in order to read only, whatever epoch
+// has it: a backup's way to the shared disk. It fences nobody.
+func DialReader(ctx context.Context, url string, wake func()) (*Disk, error) {
+	return open(ctx, url, &Disk{reader: true, wake: wake})
+}
+
+func open(ctx context.Context, url string, d *Disk) (*Disk, error) {
 	t, err := parseURL(url)
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", url, err)
 	}
-	d := &Disk{
-		target: t,
-		epoch:  epoch,
-		wake:   wake,
-		ended:  make(chan struct{}),
-		kick:   make(chan struct{}, 1),
-		sent:   map[uint64]*op{},
-	}
+	d.target, d.ended, d.kick, d.sent = t, make(chan struct{}), make(chan struct{}, 1), map[uint64]*op{}
 	s, err := connect(ctx, t, d.name())
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", url, err)
@@ -114,7 +118,7 @@ func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Dis
 
 func (d *Disk) name() wire.Name {
 	if d.epoch == 0 {
-		return wire.Name{Export: d.target.export}
+		return wire.Name{Export: d.target.export, Reader: d.reader}
 	}
 	return wire.Name{Export: d.target.export, Epoch: uint64(d.epoch), Try: tries.Add(1)}
 }

@@ -501,6 +501,36 @@ func TestFenced(t *testing.T) {
 	dial(t, url, 2).mustDo(event.DiskFlush, 0, 0, nil)
 }
 
+// A reader reads what the owner of any epoch has written, ends nobody, writes
+// nothing, and needs a store.
+func TestReader(t *testing.T) {
+	at, _ := startStore(t, newDisk(t), "127.0.0.1:0")
+	url := "nbd://" + at + "/disk"
+	owner := dial(t, url, 3)
+	owner.mustDo(event.DiskWrite, 0, 512, fill('1', 512))
+	reader := &loop{t: t, woken: make(chan struct{}, 1)}
+	var err error
+	if reader.Disk, err = DialReader(context.Background(), url, func() { reader.woken <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if got := reader.mustDo(event.DiskRead, 0, 512, nil); !bytes.Equal(got, fill('1', 512)) {
+		t.Error("the reader reads something else")
+	}
+	if d := reader.do(event.DiskWrite, 0, 512, fill('x', 512)); d.Status != event.DiskIOError || !reader.ReadOnly() {
+		t.Errorf("the reader writes: status %d", d.Status)
+	}
+	dial(t, url, 4).mustDo(event.DiskWrite, 0, 512, fill('2', 512))
+	owner.awaitFence()
+	if got := reader.mustDo(event.DiskRead, 0, 512, nil); !bytes.Equal(got, fill('2', 512)) || reader.Fenced() {
+		t.Error("the reader does not read on")
+	}
+	nbdkit := startTool(t, "nbdkit", "", "nbdkit", "-f", "-U", "SOCKET", "memory", "8M")
+	if _, err := DialReader(context.Background(), nbdkit, func() {}); !errors.Is(err, ErrUnfenced) {
+		t.Errorf("a reader of another server: %v", err)
+	}
+}
+
 // Close ends a disk that can't be reached, with requests outstanding.
 func TestCloseWhileLost(t *testing.T) {
 	at, stop := startStore(t, newDisk(t), "127.0.0.1:0")

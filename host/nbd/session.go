@@ -188,7 +188,7 @@ func negotiate(nc net.Conn, secure *tls.Config, n wire.Name) (*session, error) {
 		}
 	}
 	err := s.ask(wire.OptGo, n.String())
-	if no := (*refusedError)(nil); n.Epoch > 0 && errors.As(err, &no) && no.kind == wire.RepErrUnknown {
+	if no := (*refusedError)(nil); n.Fenced() && errors.As(err, &no) && no.kind == wire.RepErrUnknown {
 		// Another server takes the name as it is.
 		if s.ask(wire.OptInfo, n.Export) == nil {
 			return nil, ErrUnfenced
@@ -197,7 +197,7 @@ func negotiate(nc net.Conn, secure *tls.Config, n wire.Name) (*session, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case n.Epoch > 0 && !s.fences():
+	case n.Fenced() && !s.fences():
 		return nil, ErrUnfenced
 	}
 	return s, s.check()

@@ -26,6 +26,7 @@ type Slot struct {
 	Disk     string
 	ReadOnly bool
 	Network  string
+	Reads    bool // a backup reads the disk itself (paper §4.2)
 	MAC      [6]byte
 	Forwards []netswitch.Forward // of a user network
 }
@@ -59,6 +60,24 @@ func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
 // Open implements world.Site.
 func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 	return begin(s.cfg.Wake, func() (world.Devices, error) { return s.OpenNow(epoch) })
+}
+
+// Follow implements world.Site.
+func (s *Site) Follow() world.Pending[world.Devices] {
+	return begin(s.cfg.Wake, func() (d world.Devices, err error) {
+		for i, slot := range s.cfg.Slots {
+			if slot.Disk == "" || !slot.Reads || !nbd.IsURL(slot.Disk) {
+				continue
+			}
+			r, e := nbd.DialReader(context.Background(), slot.Disk, s.cfg.Wake)
+			if e != nil {
+				err = errors.Join(err, e)
+				continue
+			}
+			d.Disks[i] = r
+		}
+		return d, err
+	})
 }
 
 // OpenNow opens all devices for an epoch and waits until older epochs are fenced.
