@@ -53,6 +53,7 @@ type replicaFlags struct {
 	owner    string // token; made here if empty
 	epoch    uint64 // that a primary claims; 0: the next one
 	result   string
+	force    bool
 }
 
 func replicaCommand() *cobra.Command {
@@ -64,6 +65,7 @@ func replicaCommand() *cobra.Command {
 	group(c)
 	primary, f := replicaRole("primary", []string{"tls", "arbiter", "listen"}, runPrimary)
 	primary.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where a backup may dial at any time")
+	primary.Flags().BoolVar(&f.force, "force", false, "boot from replicated disks that are stale, or not this VM's: what the newest disk has more is lost")
 	backup, f := replicaRole("backup", []string{"tls", "arbiter", "dial"}, runBackup)
 	backup.Flags().StringVar(&f.dial, "dial", "", "HOST:PORT of the primary")
 	backup.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where the next backup may dial once this one has gone live")
@@ -89,7 +91,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	}
 	fs := c.Flags()
 	f.vm.add(fs)
-	fs.Lookup("disk").Usage = "nbd://HOST:PORT/EXPORT of a tandem store, nbds:// with TLS; ',reads=backup' has the backup read it itself, in place of the log; may be repeated"
+	fs.Lookup("disk").Usage = "nbd://HOST:PORT/EXPORT of a tandem store, nbds:// with TLS; ',reads=backup' has the backup read it itself, in place of the log; or FILE,mode=replicated, a disk of each copy's own, 'flush=both' has flushes wait for both; may be repeated"
 	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
@@ -181,7 +183,8 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	if c.owner = f.owner; c.owner == "" {
 		token := make([]byte, 16)
 		rand.Read(token)
-		c.owner = hex.EncodeToString(token)
+		name, _ := os.Hostname()
+		c.owner = hex.EncodeToString(token) + "@" + strings.Map(printable, name[:min(len(name), 64)])
 	}
 	var kind string
 	if c.arbiter, kind, err = f.openArbiter(); err != nil {
@@ -239,6 +242,14 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 		c.closers = append(c.closers, c.control)
 	}
 	return c, c.cfg.FT.Validate()
+}
+
+// printable keeps what an owner's name may have.
+func printable(r rune) rune {
+	if r > ' ' && r < 0x7f {
+		return r
+	}
+	return -1
 }
 
 // tune takes what flags say about how the copy runs.
@@ -304,7 +315,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	epoch, err := c.claimNext(event.Epoch(f.epoch))
+	epoch, err := c.claimNext(event.Epoch(f.epoch), f.force)
 	if err != nil {
 		return err
 	}
@@ -343,15 +354,20 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 
 // claimNext opens the VM's next epoch for this process: the one that it was planned
 // for, if that was said.
-func (c *copyOfVM) claimNext(epoch event.Epoch) (event.Epoch, error) {
+func (c *copyOfVM) claimNext(epoch event.Epoch, force bool) (event.Epoch, error) {
+	rec, err := c.arbiter.Read()
+	if err != nil {
+		return 0, err
+	}
+	if err := c.site.CheckDisks(rec); err != nil && !force {
+		return 0, err
+	} else if err != nil {
+		diagnostics().Warn("going on all the same", "err", err)
+	}
 	if epoch == 0 {
-		rec, err := c.arbiter.Read()
-		if err != nil {
-			return 0, err
-		}
 		epoch = rec.Epoch + 1
 	}
-	won, cur, err := c.arbiter.Claim(epoch, c.owner, 0)
+	won, cur, err := c.site.ClaimNow(epoch)
 	if err != nil {
 		return 0, err
 	}

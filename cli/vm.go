@@ -136,9 +136,20 @@ type disk struct {
 	url   string
 	reads bool   // by the backup
 	size  uint64 // in bytes, as a daemon knows it; 0 if it doesn't say
+	mode  event.DiskMode
 }
 
-// parseDisk reads PATH-OR-URL[,reads=log|backup][,size=BYTES].
+// diskOptions are what --disk may say after the path.
+var diskOptions = map[string]func(d *disk){
+	"reads=log":       func(d *disk) { d.reads = false },
+	"reads=backup":    func(d *disk) { d.reads = true },
+	"mode=shared":     func(d *disk) { d.mode = event.SharedDisk },
+	"mode=replicated": func(d *disk) { d.mode = max(d.mode, event.ReplicatedDisk) },
+	"flush=one":       func(d *disk) {},
+	"flush=both":      func(d *disk) { d.mode = event.ReplicatedFlush },
+}
+
+// parseDisk reads PATH-OR-URL[,OPTION...].
 func parseDisk(s string) (d disk, err error) {
 	d.url = s
 	for {
@@ -147,11 +158,12 @@ func parseDisk(s string) (d disk, err error) {
 			return d, nil
 		}
 		option := d.url[i+1:]
+		set, known := diskOptions[option]
 		switch name, value, _ := strings.Cut(option, "="); {
-		case option == "reads=log", option == "reads=backup":
-			d.reads = option == "reads=backup"
-		case name == "reads":
-			return d, fmt.Errorf("--disk %s: choose reads=log or reads=backup", s)
+		case known:
+			set(&d)
+		case name == "reads" || name == "mode" || name == "flush":
+			return d, fmt.Errorf("--disk %s: choose reads=log or backup, mode=shared or replicated, flush=one or both", s)
 		case name == "size":
 			if d.size, err = parseSize(value); err != nil {
 				return d, fmt.Errorf("--disk %s: %w", s, err)
@@ -172,12 +184,19 @@ func (o *vm) addDisk(s, serial string, size uint64) error {
 	if d.size > 0 {
 		size = d.size
 	}
+	if d.mode.Own() && nbd.IsURL(url) {
+		return usageError{fmt.Errorf("--disk %s: a replicated disk is a file of each host, not a server's export", s)}
+	}
 	if size == 0 {
 		if size, err = diskSize(url); err != nil {
 			return err
 		}
 	}
-	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url, Reads: d.reads})
+	slot := site.Slot{Disk: url, Reads: d.reads, Mode: d.mode}
+	if d.mode.Own() {
+		slot.Size = size
+	}
+	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial, Disk: d.mode}, slot)
 	return nil
 }
 

@@ -40,6 +40,8 @@ type Options struct {
 	Progress   image.Progress
 	// BackupReads has the backup read the shared disk itself, in place of the log.
 	BackupReads bool
+	// Replicated gives each copy a disk of its own, in place of a shared one.
+	Replicated bool
 }
 
 // Victim says who is killed.
@@ -151,7 +153,11 @@ func (s *story) makeImage(ctx context.Context) error {
 
 // startServices starts what stands for the world around the two hosts.
 func (s *story) startServices(ctx context.Context) error {
-	if err := copySparse(s.path("disk.raw"), s.image.Disk); err != nil {
+	disk := "disk.raw"
+	if s.Replicated {
+		disk = "primary.raw" // the other copies make their own
+	}
+	if err := copySparse(s.path(disk), s.image.Disk); err != nil {
 		return err
 	}
 	if err := s.makeCerts(); err != nil {
@@ -165,19 +171,27 @@ func (s *story) startServices(ctx context.Context) error {
 		return err
 	}
 	s.addr = ports[0]
-	if err := s.start("store", "store", "--listen", s.path("store.sock"), "--export", vmName+"="+s.path("disk.raw")); err != nil {
-		return err
+	services := []string{"switch.sock"}
+	if !s.Replicated {
+		services = append(services, "store.sock")
+		if err := s.start("store", "store", "--listen", s.path("store.sock"), "--export", vmName+"="+s.path(disk)); err != nil {
+			return err
+		}
 	}
 	if err := s.start("switch", "switch", "--listen", s.path("switch.sock"),
 		"--lease", vmName+"="+guestIP, "--forward", s.addr+":"+guestIP+":6379"); err != nil {
 		return err
 	}
-	for _, sock := range []string{"store.sock", "switch.sock"} {
+	for _, sock := range services {
 		if err := waitFor(ctx, startTimeout, func() bool { return exists(s.path(sock)) }); err != nil {
 			return fmt.Errorf("%s did not start: %w", sock, err)
 		}
 	}
-	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
+	storage := "store (NBD, fenced by epoch)"
+	if s.Replicated {
+		storage = "a disk for each copy"
+	}
+	s.say("world       %s, switch (%s is the guest's port 6379), arbiter", storage, s.addr)
 	s.peers = map[string]string{"primary": ports[1], "backup": ports[2], "backup2": ports[3]}
 	return s.startReplicas()
 }
@@ -212,6 +226,9 @@ func (s *story) startReplicas() error {
 // startReplica starts one copy of the VM as a process with a name.
 func (s *story) startReplica(name, engine, role string, more ...string) error {
 	disk := "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock")
+	if s.Replicated {
+		disk = s.path(name+".raw") + ",mode=replicated"
+	}
 	if s.BackupReads {
 		disk += ",reads=backup"
 	}

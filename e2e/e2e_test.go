@@ -316,6 +316,12 @@ func TestReadsByBackup(t *testing.T) {
 	}
 }
 
+// Each copy has a disk of its own: the survivor's has all that was acknowledged, and so
+// has that of the backup that is made anew.
+func TestReplicatedDisks(t *testing.T) {
+	check(t, runDemo(t, "--disks", "replicated", "--reads", "backup", "--again", "--before", "2s", "--after", "2s"))
+}
+
 // Roles change three times under load, each time with a new backup: nothing is lost,
 // and the client keeps its one connection.
 func TestSwitchRoles(t *testing.T) {

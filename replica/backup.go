@@ -17,10 +17,12 @@ import (
 func (r *Replica) turnBackup() (next ft.Time) {
 	r.b.Tick(r.now)
 	r.act()
+	r.pollDisks()
+	r.act()
 	if r.rep == nil || !r.toldLoaded || r.spoiled || r.done != nil || r.p != nil {
 		return r.deadline()
 	}
-	r.followDisks()
+	r.beginOperations()
 	if r.done != nil || r.b.State() == ft.Halted {
 		return r.deadline()
 	}
@@ -31,7 +33,7 @@ func (r *Replica) turnBackup() (next ft.Time) {
 		r.act()
 		return r.deadline()
 	}
-	retry := r.followDisks()
+	retry := r.beginOperations()
 	_, exited := r.m.Exited()
 	if err := r.b.Executed(r.now, r.progress(), exited); err != nil {
 		r.report(Event{Kind: Trouble, Text: err.Error()})
@@ -112,7 +114,7 @@ func (r *Replica) goLive(a ft.GoLive) {
 		r.done = fmt.Errorf("%w: go live: %w", ErrHalted, err)
 		return
 	}
-	r.rep, r.operations, r.reads = nil, nil, 0
+	r.rep, r.reads = nil, 0
 	r.stats.Failovers++
 	r.beginAnnouncing()
 	if r.w.Channel != nil && !r.w.Channel.Welcome() {
@@ -165,6 +167,8 @@ func (r *Replica) boot(a ft.GoLive) error {
 	}
 	r.m, r.held, r.entropy, r.idle = m, nil, nil, false
 	r.announcer.known = nil
+	r.operations, r.strays = nil, nil
+	r.idBase += 1 << 40 // what was begun on a disk of our own is not the new machine's
 	r.rec = replay.NewRecorder(m, a.Seq, 0, r.append)
 	r.pace.start(m, r.now)
 	r.report(Event{Kind: Restarted, Epoch: a.Epoch, Seq: a.Seq,

@@ -3,14 +3,18 @@
 package replica_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"testing"
 
 	"tandem/ft"
+	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/machine/machinetest"
 	"tandem/replica"
 	"tandem/sim"
+	"tandem/world"
 )
 
 // reading makes a pair whose backup reads the disk itself, and whose guest writes
@@ -66,8 +70,16 @@ func TestReadsByBackup(t *testing.T) {
 }
 
 // Faults of the channel and stopped processes change nothing of that.
-func TestReadsByBackupChaos(t *testing.T) {
-	eachSeed(t, machinetest.Config(t, 1, fewSectors), func(p *pair) {
+func TestReadsByBackupChaos(t *testing.T) { chaos(t, machinetest.Config(t, 1, fewSectors), reading) }
+
+// Nor of disks of each copy's own.
+func TestReplicatedChaos(t *testing.T) {
+	chaos(t, ownDisks(t, event.ReplicatedFlush), replicated, func(p *pair) { p.reads = true })
+}
+
+func chaos(t *testing.T, cfg machine.Config, options ...func(p *pair)) {
+	t.Helper()
+	eachSeed(t, cfg, func(p *pair) {
 		p.protected()
 		for range 4 {
 			c := []*copyOf{p.a, p.b}[p.w.Chance().IntN(2)]
@@ -86,7 +98,7 @@ func TestReadsByBackupChaos(t *testing.T) {
 		p.w.Run(2 * sim.Second)
 		p.progress(5)
 		p.check()
-	}, reading)
+	}, options...)
 }
 
 // A backup whose disk fails for good loses its place, with the reason; the VM goes on.
@@ -98,7 +110,7 @@ func TestBackupCannotRead(t *testing.T) {
 		}
 		p.vm.Storage.FailReads = 1
 		p.await("the end of the backup", 20*sim.Second, func() bool { return p.b.p.Gone() })
-		if !p.b.saw(replica.StateChanged, "does not read") {
+		if !p.b.saw(replica.StateChanged, "has failed to read") {
 			p.t.Error("no reason")
 		}
 		p.vm.Storage.FailReads = 0
@@ -122,6 +134,135 @@ func TestDrainWaitsForDisk(t *testing.T) {
 		p.goesOn(p.b)
 		p.check()
 	}, reading)
+}
+
+// replicated gives each copy a disk of its own.
+func replicated(p *pair) { p.own, p.ring = true, 64 }
+
+func ownDisks(t testing.TB, mode event.DiskMode, macros ...string) machine.Config {
+	cfg := machinetest.Config(t, 1, append(macros, "-DSECTORS=64")...)
+	cfg.Devices[machinetest.DiskSlot].Disk = mode
+	return cfg
+}
+
+// Each copy has a disk of its own: nothing that is written waits for the other, and
+// when both end their disks are the same.
+func TestReplicated(t *testing.T) {
+	for _, mode := range []event.DiskMode{event.ReplicatedDisk, event.ReplicatedFlush} {
+		for _, reads := range []bool{false, true} {
+			t.Run(fmt.Sprintf("mode %d, reads %v", mode, reads), func(t *testing.T) {
+				eachSeed(t, ownDisks(t, mode), func(p *pair) {
+					p.w.Chance().Fill(p.a.site.Own.Bytes[1<<20:]) // the host's disk has something on it
+					p.protected()
+					p.b.site.Own.Fail = 20
+					p.progress(30)
+					if reads != (p.readsFromDisk() > 0) {
+						p.t.Errorf("%d reads left their data out", p.readsFromDisk())
+					}
+					p.vm.Console.Type("q")
+					p.await("the end", 5*sim.Second, func() bool { return p.a.p.Gone() && p.b.p.Gone() })
+					p.check()
+					if !bytes.Equal(p.a.site.Own.Bytes, p.b.site.Own.Bytes) {
+						p.t.Error("the disks differ")
+					}
+				}, replicated, func(p *pair) { p.reads, p.rate = reads, 2<<20 }) // a slow clone: the guest writes meanwhile
+			})
+		}
+	}
+}
+
+// Copies are killed again and again. The survivor goes on with its own disk, whose
+// contents it has told; a host that comes back gets what its disk lacks, and no more.
+func TestReplicatedGenerations(t *testing.T) {
+	eachSeed(t, ownDisks(t, event.ReplicatedDisk), func(p *pair) {
+		p.w.Chance().Fill(p.a.site.Own.Bytes[1<<20:])
+		now, next := p.a, p.b
+		for epoch := event.Epoch(2); epoch <= 5; epoch++ {
+			p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+			if sent := now.Stats().ResyncBytes; epoch == 2 && sent < 1<<20 || epoch > 2 && sent > 1<<19 {
+				p.t.Errorf("%d KiB were sent for the backup of epoch %d", sent>>10, epoch)
+			}
+			p.w.Run(p.w.Chance().Between(0, 100*ms))
+			on, out := now, next
+			if !p.w.Chance().OneIn(3) {
+				on, out = next, now
+			}
+			if p.w.Chance().OneIn(2) {
+				out.p.Kill()
+			} else {
+				out.p.PullPlug()
+			}
+			p.goesOn(on)
+			now = on
+			next = p.returning(out)
+		}
+		p.await("a protected VM", 10*sim.Second, func() bool { return now.state() == ft.Protected })
+		p.progress(5)
+		p.check()
+	}, replicated, func(p *pair) { p.reads = p.w.Chance().OneIn(2) })
+}
+
+// returning starts a backup on the host of a copy that is gone, with its disk.
+func (p *pair) returning(old *copyOf) *copyOf {
+	p.names++
+	c := p.process(fmt.Sprintf("c%d", p.names))
+	c.site.Own = old.site.Own
+	p.backup(c, p.link.Rewire(c.p))
+	return c
+}
+
+// With flush=both a guest that was told of a flush has what it wrote on both disks,
+// however slow the backup's is; without, on the primary's at least. A backup that is
+// lost keeps no flush waiting.
+func TestFlushBoth(t *testing.T) {
+	behind := 0
+	for _, mode := range []event.DiskMode{event.ReplicatedDisk, event.ReplicatedFlush} {
+		eachSeed(t, ownDisks(t, mode), func(p *pair) {
+			p.protected()
+			p.b.site.Own.Delay = [2]world.Time{3 * ms, 9 * ms}
+			p.w.Run(50 * ms)
+			for range 300 {
+				p.w.Run(ms)
+				rounds := bytes.Count(p.vm.Console.Printed, []byte("\n"))
+				line := bytes.Split(p.vm.Console.Printed, []byte("\n"))[rounds-1]
+				var n, hash uint64
+				if _, err := fmt.Sscanf(string(line), "%d %x", &n, &hash); err != nil {
+					continue
+				}
+				sector := p.b.site.Own.Bytes[n%64*512:]
+				if binary.LittleEndian.Uint64(sector) >= n && n > 0 {
+					continue
+				}
+				if behind++; mode == event.ReplicatedFlush && n > 0 {
+					p.t.Fatalf("round %d was told as flushed, the backup's disk has %d", n, binary.LittleEndian.Uint64(sector))
+				}
+			}
+			p.b.p.PullPlug()
+			p.goesOn(p.a)
+			p.check()
+		}, replicated)
+	}
+	if behind == 0 && !t.Failed() {
+		t.Error("the backup's disk never lagged")
+	}
+}
+
+// A write that fails on the primary's own disk leaves the two disks different; what
+// is read there then comes over the log, and the copies stay the same.
+func TestReplicatedDoubt(t *testing.T) {
+	failed := 0
+	eachSeed(t, ownDisks(t, event.ReplicatedDisk), func(p *pair) {
+		p.protected()
+		p.a.site.Own.Fail, p.a.site.Own.Torn = 5, true
+		p.progress(30)
+		failed += bytes.Count(p.vm.Console.Printed, []byte("disk error"))
+		p.a.p.Kill()
+		p.goesOn(p.b)
+		p.check()
+	}, replicated, func(p *pair) { p.reads = true })
+	if failed == 0 && !t.Failed() {
+		t.Error("nothing failed")
+	}
 }
 
 // BenchmarkLog is the log of a second of the guest, in bytes, with the data of reads in it and

@@ -10,11 +10,12 @@ import (
 	"tandem/world/overlap"
 )
 
-// What a backup does with disks itself: it reads what the log leaves out (§4.2). It
-// begins when its machine asks, as the primary did, and applies the completion only
-// when its own read is done. A read that fails is begun again; if that does not help
-// it costs the backup its place, never the VM. Without a primary there is nobody to
-// leave the VM to, so it goes on trying.
+// What a backup does with disks itself: it reads what the log leaves out (§4.2), and
+// does on a disk of its own all that the guest does (§4.1). It begins when its machine
+// asks, as the primary did, and applies the completion only when its own operation is
+// done. What fails is begun again; if that does not help it costs the backup its place,
+// never the VM. Without a primary there is nobody to leave the VM to, so it goes on
+// trying. What failed on the primary has failed, whatever comes of it here.
 
 const (
 	diskRetry    = 20 * ft.Millisecond
@@ -42,19 +43,42 @@ func (r *Replica) pollFollowed() {
 	}
 	r.following = nil
 	if err != nil {
-		r.report(Event{Kind: Trouble, Text: "this copy can't read the VM's disks itself, and takes what they hold from the log: " + err.Error()})
+		r.followErr = err
+		r.report(Event{Kind: Trouble, Text: "this copy can't use a disk as a backup; what is read of shared ones comes over the log: " + err.Error()})
 	}
 	r.devices = devices
+	early := r.resynced.early
+	r.resynced.early = nil
+	for _, b := range early {
+		if err := r.diskPart(b); err != nil {
+			r.fail(err)
+			return
+		}
+	}
 	r.tellLoaded()
 }
 
 // tellLoaded says that the machine is loaded, once it is known which disks this copy
 // reads itself.
 func (r *Replica) tellLoaded() {
-	if r.following != nil || r.rep == nil || r.toldLoaded {
+	if r.following != nil || r.rep == nil || r.toldLoaded || !r.disksReady() {
 		return
 	}
 	r.toldLoaded = true
+	for i, d := range r.m.Config().Devices {
+		switch disk := r.devices.Disks[i]; {
+		case !d.Disk.Own():
+		case disk == nil:
+			r.fail(r.noOwnDisk(event.DeviceID(i)))
+			return
+		case disk.Size() < d.Capacity:
+			r.fail(fmt.Errorf("the disk in slot %d has %d bytes here, the VM's has %d: make it larger", i, disk.Size(), d.Capacity))
+			return
+		}
+	}
+	for _, q := range r.m.PendingDisk() {
+		r.mirror(q, 0)
+	}
 	for slot, d := range r.devices.Disks {
 		if d != nil && r.cfg.Reads.Has(event.DeviceID(slot)) {
 			r.reads = r.reads.With(event.DeviceID(slot))
@@ -68,46 +92,53 @@ func (r *Replica) tellLoaded() {
 
 // mirror sees a disk request that the machine has emitted.
 func (r *Replica) mirror(q event.DiskRequest, output event.OutputID) {
-	if q.Op == event.DiskRead && r.reads.Has(q.Device) {
+	switch {
+	case q.Op == event.DiskRead && r.reads.Has(q.Device), q.Op != event.DiskRead && q.Mode.Own():
 		r.operations = append(r.operations, &operation{DiskRequest: q, output: output})
 	}
 }
 
-// followDisks takes what the disks have done, and begins what can be. It returns when
-// there is something to begin again.
-func (r *Replica) followDisks() (next ft.Time) {
-	if r.reads == 0 {
-		return ft.Never
-	}
+// pollDisks takes what the disks have done.
+func (r *Replica) pollDisks() {
 	for slot, d := range r.devices.Disks {
 		for d != nil {
 			done, ok := d.Poll()
 			if !ok {
 				break
 			}
-			done.Device = event.DeviceID(slot)
-			r.followed(done)
+			if done.Device = event.DeviceID(slot); done.ID >= resyncID {
+				r.resyncDone(done)
+			} else {
+				r.followed(done)
+			}
 		}
 	}
-	return r.beginOperations()
 }
 
 func (r *Replica) followed(done event.DiskDone) {
 	o := r.operation(done.Device, done.ID)
 	switch {
-	case o == nil: // the log had the data
+	case o == nil: // the log had the data, or the failure
+		r.stray(done)
 	case done.Status == event.DiskOK:
 		o.done, o.outcome = true, done
 	default:
 		if o.begun, o.retry = false, r.now+diskRetry; o.failed == 0 {
 			o.failed = r.now
 			r.stats.DiskRetries++
-			r.report(Event{Kind: Trouble, Text: fmt.Sprintf("the disk in slot %d failed to read %d bytes at %d, which the primary has read: trying again", o.Device, o.Length, o.Offset)})
+			r.report(Event{Kind: Trouble, Text: fmt.Sprintf("the disk in slot %d failed to %s here: trying again", o.Device, o.what())})
 		}
 		if s := r.b.State(); (s == ft.Receiving || s == ft.Replaying) && r.now >= o.failed+diskPatience {
-			r.fail(fmt.Errorf("the disk in slot %d does not read %d bytes at %d here, for %d s; the primary goes on", o.Device, o.Length, o.Offset, diskPatience/ft.Second))
+			r.fail(fmt.Errorf("the disk in slot %d has failed to %s for %d s; the primary goes on", o.Device, o.what(), diskPatience/ft.Second))
 		}
 	}
+}
+
+// what names the request for people.
+func (o *operation) what() string {
+	verb := map[event.DiskOp]string{event.DiskRead: "read", event.DiskWrite: "write", event.DiskFlush: "flush",
+		event.DiskDiscard: "discard", event.DiskWriteZeroes: "zero"}[o.Op]
+	return fmt.Sprintf("%s %d bytes at %d", verb, o.Length, o.Offset)
 }
 
 func (r *Replica) operation(d event.DeviceID, id uint64) *operation {
@@ -124,17 +155,21 @@ func (r *Replica) operation(d event.DeviceID, id uint64) *operation {
 func (r *Replica) beginOperations() (next ft.Time) {
 	next = ft.Never
 	var pending []event.DiskRequest
-	for _, o := range r.operations {
+	for i, o := range r.operations {
 		switch {
 		case o.begun:
 			continue
 		case r.now < o.retry:
 			next = min(next, o.retry)
 			continue
+		case o.Mode.Own():
+			if r.behindOwn(o, i) {
+				continue
+			}
 		case pending == nil:
 			pending = r.m.PendingDisk()
 		}
-		if !behindWrite(o.DiskRequest, pending) {
+		if o.Mode.Own() || !behindWrite(o.DiskRequest, pending) {
 			o.begun = true
 			r.devices.Disks[o.Device].Submit(o.DiskRequest)
 		}
@@ -157,17 +192,30 @@ func behindWrite(q event.DiskRequest, pending []event.DiskRequest) bool {
 	return false
 }
 
+// behindOwn reports whether an earlier operation that o overlaps is not done: it may
+// have to be begun again.
+func (r *Replica) behindOwn(o *operation, place int) bool {
+	for _, e := range r.operations[:place] {
+		if !e.done && e.Device == o.Device && overlap.Conflict(e.DiskRequest, o.DiskRequest) {
+			return true
+		}
+	}
+	return false
+}
+
 // ready is asked by the Replayer before it applies an entry: a completion waits for
 // what this copy does itself, and gets its data.
 func (r *Replica) ready(e event.Entry) (event.Input, bool) {
 	d, ok := e.Input.(event.DiskDone)
-	if !ok || !d.FromDisk {
+	if !ok {
 		return e.Input, true
 	}
 	r.keepOutputs() // it may have been asked for in this very slice
 	o := r.operation(d.Device, d.ID)
 	switch {
-	case o == nil: // the machine never asked for it, or we don't read that disk
+	case o == nil: // it's not for us to do, or the machine never asked for it
+		return d, true
+	case d.Status != event.DiskOK || len(d.Data) > 0: // the log has the outcome
 		return d, true
 	case !o.done:
 		return nil, false
@@ -182,6 +230,9 @@ func (r *Replica) settled(d event.DiskDone) {
 	for i, o := range r.operations {
 		if o.Device == d.Device && o.ID == d.ID {
 			r.operations = append(r.operations[:i], r.operations[i+1:]...)
+			if o.begun && !o.done && o.Mode.Own() {
+				r.strays = append(r.strays, o.DiskRequest)
+			}
 			return
 		}
 	}
@@ -193,7 +244,7 @@ func (r *Replica) progress() ft.Progress {
 	done := r.rep.LastOutput()
 	for _, o := range r.operations {
 		if !o.done {
-			done = o.output - 1
+			done = max(o.output, 1) - 1
 			break
 		}
 	}

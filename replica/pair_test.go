@@ -57,6 +57,7 @@ type pair struct {
 	rate   int    // of clones
 	reads  bool   // by the backup
 	ring   uint64 // sectors on which the guest writes, if they are few
+	own    bool   // each copy has a disk of its own
 }
 
 // eachSeed runs a scenario in many worlds.
@@ -114,6 +115,9 @@ func echo(f []byte) []byte {
 func (p *pair) process(name string) *copyOf {
 	c := &copyOf{p: p.w.Process(name)}
 	c.site = p.vm.Site(c.p)
+	if p.own {
+		c.site.Own = p.vm.OwnDisk()
+	}
 	c.p.Turn = func() (world.Time, bool) {
 		at, ended := c.Turn()
 		p.watch(c)
@@ -320,11 +324,27 @@ func (p *pair) checkConsole() {
 		if p.ring > 0 && n+p.ring <= next {
 			continue // written over
 		}
-		sector := p.vm.Storage.Bytes[n%sectors*512:]
+		sector := p.disk()[n%sectors*512:]
 		if m, got := binary.LittleEndian.Uint64(sector), binary.LittleEndian.Uint64(sector[8:]); m != n || got != hash {
 			p.t.Errorf("sector %d has %d, hash %x; the guest printed hash %x", n, m, got, hash)
 		}
 	}
+}
+
+// disk is what the VM has on its disk: the live copy's, if each has its own.
+func (p *pair) disk() []byte {
+	if !p.own {
+		return p.vm.Storage.Bytes
+	}
+	for _, c := range p.copies {
+		switch c.state() {
+		case ft.Solo, ft.Syncing, ft.Protected, ft.Claiming:
+			if c.Role() == ft.RolePrimary && !c.p.Gone() {
+				return c.site.Own.Bytes
+			}
+		}
+	}
+	return p.copies[0].site.Own.Bytes
 }
 
 // checkFrames: what was sent again is what was sent.

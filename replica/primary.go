@@ -27,7 +27,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		r.p.Fenced(r.now, err.Error())
 		return r.now
 	}
-	r.confirmReads()
+	r.confirmDisks()
 	r.handOver()
 	r.announce()
 	still, due := r.sendClone()
@@ -131,6 +131,10 @@ func (r *Replica) append(e event.Entry) {
 // time first.
 func (r *Replica) takeInputs() {
 	r.wake(r.timerDue())
+	for _, done := range r.finished {
+		r.complete(done)
+	}
+	r.finished = nil
 	for slot, d := range r.devices.Disks {
 		for d != nil && r.done == nil {
 			done, ok := d.Poll()
@@ -339,10 +343,18 @@ func (r *Replica) emit(o event.Output) {
 }
 
 // reissue begins again all disk I/O whose outcome is not known (paper §3.4), and
-// answers what else the machine waits for.
+// answers what else the machine waits for. What a backup has begun on a disk of its own
+// goes on there.
 func (r *Replica) reissue() {
 	for _, q := range r.m.PendingDisk() {
-		r.submit(q, 0)
+		switch o := r.operation(q.Device, q.ID); {
+		case o != nil && q.Mode.Own() && o.done:
+			r.finished = append(r.finished, o.outcome)
+		case o != nil && q.Mode.Own() && o.begun: // in progress on a disk that is ours as ever
+		default:
+			r.submit(q, 0)
+		}
 	}
+	r.operations = nil
 	r.entropy = r.m.PendingEntropy()
 }

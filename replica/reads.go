@@ -17,6 +17,10 @@ import (
 // A read that fails here goes into the log as it is, and one that begins before the
 // backup has said that it reads, or ends after the backup is lost, takes its data
 // along.
+//
+// Where each copy has a disk of its own (§4.1) nothing waits: each disk runs what
+// overlaps in order. But where a write has failed here the two disks may differ, and
+// what is read of it goes into the log.
 
 // reading is a read whose data the log will not carry, or does not.
 type reading struct {
@@ -48,10 +52,50 @@ func (r *Replica) submit(q event.DiskRequest, output event.OutputID) {
 }
 
 func (r *Replica) start(q event.DiskRequest, output event.OutputID) {
-	if q.Op == event.DiskRead && r.cfg.Reads.Has(q.Device) && r.p.Reads(q.Device) {
-		r.readings = append(r.readings, reading{DiskRequest: q, output: output})
+	switch {
+	case q.Op == event.DiskRead && r.cfg.Reads.Has(q.Device) && r.p.Reads(q.Device):
+		r.readings = append(r.readings, reading{DiskRequest: q, output: output, confirmed: q.Mode.Own()})
+	case q.Op == event.DiskFlush && q.Mode == event.ReplicatedFlush:
+		r.flushes = append(r.flushes, flush{device: q.Device, id: q.ID, output: output})
 	}
+	q.ID += r.idBase
 	r.devices.Disks[q.Device].Submit(q)
+}
+
+// doubts reports whether a write to where q reads has failed on our own disk.
+func (r *Replica) doubts(q event.DiskRequest) bool {
+	for _, w := range r.doubtful {
+		if w.Device == q.Device && (w.Length == 0 || overlap.Conflict(w, q)) {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt notes a failed write. Too many count as one of the whole disk, which has no
+// length.
+func (r *Replica) doubt(q event.DiskRequest) {
+	if len(r.doubtful) == 256 {
+		q.Length = 0
+	}
+	if len(r.doubtful) <= 256 && !r.doubts(event.DiskRequest{Device: q.Device, Op: event.DiskRead, Offset: q.Offset, Length: q.Length}) {
+		r.doubtful = append(r.doubtful, q)
+	}
+}
+
+// flush is a guest's flush that ends when both copies have flushed (design §6).
+type flush struct {
+	device event.DeviceID
+	id     uint64
+	output event.OutputID
+	done   bool
+	result event.DiskDone
+}
+
+// flushed reports whether a completed flush may be recorded: the backup has done it
+// too, or there is none.
+func (r *Replica) flushed(f flush) bool {
+	return !r.p.Followed() || f.output <= r.p.Status().Backup.Disk
 }
 
 // overwrites reports whether a request must wait for the backup, or behind one that does.
@@ -69,14 +113,55 @@ func (r *Replica) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
 	return false
 }
 
-// completed records the completion of a request. The data of a reading stay here.
+// completed takes a request that a disk has done.
 func (r *Replica) completed(done event.DiskDone) {
+	switch {
+	case done.ID >= resyncID:
+		for _, c := range r.resyncs {
+			if c.slot == done.Device {
+				c.arrived = append(c.arrived, done)
+			}
+		}
+		return
+	case done.ID < r.idBase || r.stray(done):
+		return
+	}
+	done.ID -= r.idBase
+	for i := range r.flushes {
+		if f := &r.flushes[i]; f.device == done.Device && f.id == done.ID {
+			if f.done, f.result = true, done; !r.flushed(*f) {
+				return
+			}
+			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+			break
+		}
+	}
+	r.complete(done)
+}
+
+// stray reports whether a request was begun while this copy was a backup, and settled
+// without its outcome.
+func (r *Replica) stray(done event.DiskDone) bool {
+	for i, q := range r.strays {
+		if q.Device == done.Device && q.ID == done.ID {
+			r.strays = append(r.strays[:i], r.strays[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// complete records the completion of a request. The data of a reading stay here.
+func (r *Replica) complete(done event.DiskDone) {
+	if len(r.resyncs) > 0 || done.Status != event.DiskOK {
+		r.examine(done)
+	}
 	for i := range r.readings {
 		x := &r.readings[i]
 		if x.Device != done.Device || x.ID != done.ID {
 			continue
 		}
-		done.FromDisk, x.logged = done.Status == event.DiskOK, true
+		done.FromDisk, x.logged = done.Status == event.DiskOK && !r.doubts(x.DiskRequest), true
 		x.confirmed = x.confirmed || !done.FromDisk
 		break
 	}
@@ -84,8 +169,35 @@ func (r *Replica) completed(done event.DiskDone) {
 	r.record(done)
 }
 
-// confirmReads takes what the backup has done meanwhile, and begins what waited for it.
-func (r *Replica) confirmReads() {
+// examine looks at a completion on a disk of our own: what was written there may
+// have to be sent to a new backup, and where a write failed the disks differ.
+func (r *Replica) examine(done event.DiskDone) {
+	for _, q := range r.m.PendingDisk() {
+		if q.Device != done.Device || q.ID != done.ID || !q.Mode.Own() || !q.Changes() {
+			continue
+		}
+		for _, c := range r.resyncs {
+			if c.slot == q.Device {
+				c.changed(q)
+			}
+		}
+		if done.Status != event.DiskOK {
+			r.doubt(q)
+		}
+	}
+}
+
+// confirmDisks takes what the backup has done meanwhile, and begins or records what
+// waited for it.
+func (r *Replica) confirmDisks() {
+	for i := 0; i < len(r.flushes); {
+		if f := r.flushes[i]; f.done && r.flushed(f) {
+			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+			r.complete(f.result)
+			continue
+		}
+		i++
+	}
 	if len(r.readings) == 0 && len(r.parked) == 0 {
 		return
 	}

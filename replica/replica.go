@@ -98,6 +98,9 @@ const (
 	Trouble      EventKind = "trouble"
 	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
+	ResyncBegan  EventKind = "resync-began"
+	ResyncRound  EventKind = "resync"
+	ResyncEnded  EventKind = "resync-ended"
 )
 
 // Replica is one copy of a VM.
@@ -133,10 +136,19 @@ type Replica struct {
 	readings   []reading       // of a primary: what the backup reads itself
 	parked     []parkedRequest // of a primary: released, but for what the backup reads
 	following  world.Pending[world.Devices]
+	followErr  error
 	toldLoaded bool         // of a backup: it has said Ready
 	reads      ft.Slots     // of a backup: disks that it reads itself
 	operations []*operation // of a backup, in the order in which its machine asked
 	diskDone   event.OutputID
+	flushes    []flush             // of a primary: those that wait for both disks
+	doubtful   []event.DiskRequest // of a primary: writes to its own disk that failed
+	strays     []event.DiskRequest // of a backup: begun on its own disk, and of no more use
+	finished   []event.DiskDone    // done by a backup that went live, to be recorded
+	idBase     uint64              // of requests, for a VM that was booted again: see boot
+	resyncs    []*resync
+	resyncID   uint64
+	resynced   resynced
 
 	claim, fence pendingQuestion
 	redial       ft.Time // of a backup that has met nobody: when to try again, or 0
@@ -170,7 +182,9 @@ type Stats struct {
 	Failovers uint64
 
 	ReadWaits   uint64 // writes that waited for a read of the backup
-	DiskRetries uint64 // reads of a backup that failed at first
+	DiskRetries uint64 // requests of a backup that failed at first
+	ResyncBytes uint64 // of blocks sent to bring the newest backup's disks up to date
+	ResyncLeft  uint64 // bytes of a disk that are to be compared or sent
 
 	Waits    uint64             // times that the machine of a primary had to wait for the backup
 	WaitTime ft.Time            // in sum

@@ -19,11 +19,14 @@ type Storage struct {
 	// Readers lets backups read the disk, of whose reads one in FailReads fails.
 	Readers   bool
 	FailReads int
+	// Torn leaves something else where a write failed.
+	Torn bool
 
 	w    *World
 	v    *VM
 	slot event.DeviceID
 	disk *Disk // of the newest epoch
+	own  bool  // of one host: nobody else writes there
 }
 
 // Disk implements world.Disk.
@@ -60,6 +63,9 @@ func (d *Disk) drain() {
 		}
 	}
 	d.fenced, d.busy, d.done = true, nil, nil
+	if d.s.own {
+		d.queue = overlap.Queue{}
+	}
 	d.site.p.Wake()
 }
 
@@ -69,7 +75,9 @@ func (d *Disk) Submit(q event.DiskRequest) {
 		if d.reader {
 			d.s.w.Breach("%s writes by a connection that is to read", d.site.p.Name)
 		}
-		d.site.owns("a write")
+		if !d.s.own {
+			d.site.owns("a write")
+		}
 	}
 	if d.fenced {
 		return
@@ -106,6 +114,8 @@ func (d *Disk) finish(q event.DiskRequest) {
 	}
 	if !d.s.w.chance.OneIn(often) {
 		done.Status, done.Data = event.DiskOK, d.s.run(q)
+	} else if d.s.Torn && q.Op == event.DiskWrite {
+		d.s.w.chance.Fill(d.s.Bytes[q.Offset : q.Offset+q.Length/2])
 	}
 	d.done = append(d.done, done)
 	d.queue.Done(q.ID)

@@ -206,7 +206,7 @@ func (d *Disk) immediate(r event.DiskRequest) (status event.DiskStatus, done boo
 	case r.Op == event.DiskFlush:
 		// A server without flush keeps nothing in a cache, it says.
 		return event.DiskOK, d.flags&wire.FlagFlush == 0
-	case outside, r.Op == event.DiskWrite && uint64(len(r.Data)) != r.Length, r.External() && d.ReadOnly():
+	case outside, r.Op == event.DiskWrite && uint64(len(r.Data)) != r.Length, r.Changes() && d.ReadOnly():
 		return event.DiskIOError, true
 	}
 	return event.DiskOK, r.Length == 0
@@ -430,7 +430,7 @@ func (d *Disk) answered(o *op, rep wire.Reply) {
 		d.finish(o, status(rep.Error))
 		woken = true
 	}
-	if o.req.External() {
+	if o.req.Changes() {
 		d.changes++
 	}
 	d.begin()
