@@ -163,6 +163,7 @@ func TestErrors(t *testing.T) {
 
 		{usage, []string{"--tls is missing"}, []string{"replica", "primary"}},
 		{usage, []string{"--on-divergence x", "restart"}, []string{"replica", "backup", "--tls", none, "--arbiter", none, "--dial", "a:1", "--on-divergence", "x"}},
+		{usage, []string{"--disk-error x", "stop"}, []string{"replica", "primary", "--tls", none, "--arbiter", none, "--listen", "a:1", "--disk-error", "x"}},
 		{usage, []string{"--clone-rate x"}, []string{"replica", "primary", "--tls", none, "--arbiter", none, "--listen", "a:1", "--clone-rate", "x"}},
 		{usage, []string{"--kill x", "primary"}, []string{"demo", "--kill", "x"}},
 		{usage, []string{"--format x", "json"}, []string{"demo", "--format", "x"}},

@@ -54,6 +54,7 @@ type replicaFlags struct {
 	epoch    uint64 // that a primary claims; 0: the next one
 	result   string
 	force    bool
+	errors   string // of disks
 }
 
 func replicaCommand() *cobra.Command {
@@ -98,6 +99,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims, or etcd:FILE, a file that tandem node keeps")
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
 	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
+	fs.StringVar(&f.errors, "disk-error", "report", "if a disk fails or is full: report it to the guest, or stop the VM until 'ctl resume'")
 	fs.StringVar(&f.rate, "clone-rate", "", "bytes a second, with K, M or G, that a clone of this copy for a new backup may send; default: what the network takes")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
@@ -261,6 +263,12 @@ func (f *replicaFlags) tune(cfg *replica.Config) error {
 		cfg.FT.OnDivergence = ft.ContinueOnDivergence
 	default:
 		return usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", f.diverged)}
+	}
+	switch f.errors {
+	case "report", "stop":
+		cfg.StopOnDiskError = f.errors == "stop"
+	default:
+		return usageError{fmt.Errorf("--disk-error %s: choose report or stop", f.errors)}
 	}
 	if f.rate != "" {
 		n, err := parseSize(f.rate)

@@ -265,6 +265,102 @@ func TestReplicatedDoubt(t *testing.T) {
 	}
 }
 
+// A disk that fails stops the VM, and not the pair: it stays protected, the guest is
+// told nothing, and goes on once the operator says so. If the primary is lost in the
+// meantime its backup does the same.
+func TestStopOnDiskError(t *testing.T) {
+	stop := func(p *pair) { p.stop = true }
+	for name, c := range map[string]struct {
+		cfg     machine.Config
+		options []func(*pair)
+	}{
+		"shared":       {machinetest.Config(t, 1), []func(*pair){stop}},
+		"backup reads": {machinetest.Config(t, 1, fewSectors), []func(*pair){stop, reading}},
+		"replicated":   {ownDisks(t, event.ReplicatedFlush), []func(*pair){stop, replicated}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachSeed(t, c.cfg, func(p *pair) {
+				fail := func(n int) {
+					p.vm.Storage.Fail = n
+					if p.own {
+						p.a.site.Own.Fail, p.b.site.Own.Fail = n, 0
+						if p.a.p.Gone() {
+							p.b.site.Own.Fail = n
+						}
+					}
+				}
+				p.protected()
+				if err := p.a.Resume(); err == nil {
+					p.t.Error("a VM that runs was resumed")
+				}
+				fail(1)
+				p.await("the stop", sim.Second, func() bool { return p.a.Paused() != "" })
+				printed := len(p.vm.Console.Printed)
+				p.w.Run(30 * sim.Second)
+				if p.a.state() != ft.Protected || p.b.state() != ft.Replaying || len(p.vm.Console.Printed) > printed+100 {
+					p.t.Fatalf("not a protected VM that stands still\n%s", p.describe())
+				}
+				if err := p.a.Resume(); err != nil {
+					p.t.Error(err)
+				}
+				p.a.p.Wake()
+				p.await("it fails again", sim.Second, func() bool { return p.a.Paused() != "" })
+				live := p.a
+				if p.w.Chance().OneIn(2) {
+					p.a.p.Kill()
+					fail(1)
+					live = p.b
+					p.await("the backup alone, and stopped", 5*sim.Second, func() bool { return p.b.Paused() != "" })
+				}
+				fail(0)
+				if err := live.Resume(); err != nil {
+					p.t.Error(err)
+				}
+				live.p.Wake()
+				p.progress(20)
+				if bytes.Contains(p.vm.Console.Printed, []byte("error")) {
+					p.t.Error("the guest was told")
+				}
+				fail(1)
+				if live == p.b && p.own {
+					p.b.site.Own.Fail = 1
+				}
+				p.await("the stop", sim.Second, func() bool { return live.Paused() != "" })
+				fail(0)
+				if live == p.b && p.own {
+					p.b.site.Own.Fail = 0
+				}
+				if err := live.ReportDiskErrors(); err != nil {
+					p.t.Error(err)
+				}
+				live.p.Wake()
+				p.progress(5)
+				if !bytes.Contains(p.vm.Console.Printed, []byte("disk error")) {
+					p.t.Error("the guest was not told")
+				}
+				p.check()
+			}, c.options...)
+		})
+	}
+}
+
+// A disk that answers nothing for half a minute while the primary is lost: the VM
+// waits, and nothing that was acknowledged is lost.
+func TestStalledDisk(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 1), func(p *pair) {
+		p.protected()
+		fast := p.vm.Storage.Delay
+		p.vm.Storage.Delay = [2]world.Time{30 * sim.Second, 30 * sim.Second}
+		p.w.Run(p.w.Chance().Between(0, 100*ms))
+		p.a.p.Kill()
+		p.await("the backup alone", 10*sim.Second, func() bool { return p.b.state() == ft.Solo })
+		p.vm.Storage.Delay = fast
+		p.w.Run(31 * sim.Second)
+		p.progress(20)
+		p.check()
+	})
+}
+
 // BenchmarkLog is the log of a second of the guest, in bytes, with the data of reads in it and
 // with reads by the backup.
 func BenchmarkLog(b *testing.B) {

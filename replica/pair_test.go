@@ -57,6 +57,7 @@ type pair struct {
 	rate   int    // of clones
 	reads  bool   // by the backup
 	ring   uint64 // sectors on which the guest writes, if they are few
+	stop   bool   // on a disk's error
 	own    bool   // each copy has a disk of its own
 }
 
@@ -174,6 +175,7 @@ func (p *pair) config(c *copyOf) replica.Config {
 	}
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
 	cfg.CloneRate = p.rate
+	cfg.StopOnDiskError = p.stop
 	if p.reads {
 		cfg.Reads = cfg.Reads.With(machinetest.DiskSlot)
 	}

@@ -37,6 +37,8 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	case still || r.p.Status().Wait != "":
 		return min(due, r.p.Deadline()) // an acknowledgement wakes it
+	case r.stopped: // until the operator has seen to a disk
+		return min(due, r.p.Deadline())
 	case r.now < r.resumeAt:
 		return min(due, r.resumeAt, r.p.Deadline())
 	}
@@ -132,7 +134,9 @@ func (r *Replica) append(e event.Entry) {
 func (r *Replica) takeInputs() {
 	r.wake(r.timerDue())
 	for _, done := range r.finished {
-		r.complete(done)
+		if !r.keepsError(done) {
+			r.complete(done)
+		}
 	}
 	r.finished = nil
 	for slot, d := range r.devices.Disks {

@@ -44,7 +44,9 @@ func (r *Replica) submit(q event.DiskRequest, output event.OutputID) {
 		return
 	}
 	if p := (parkedRequest{q, output}); r.overwrites(q, r.parked) {
-		r.stats.ReadWaits++
+		if !r.stopped {
+			r.stats.ReadWaits++
+		}
 		r.parked = append(r.parked, p)
 		return
 	}
@@ -98,8 +100,12 @@ func (r *Replica) flushed(f flush) bool {
 	return !r.p.Followed() || f.output <= r.p.Status().Backup.Disk
 }
 
-// overwrites reports whether a request must wait for the backup, or behind one that does.
+// overwrites reports whether a request must wait for the backup, for the operator, or
+// behind one that does.
 func (r *Replica) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
+	if r.behindBroken(q, 0) {
+		return true
+	}
 	for i := range r.readings {
 		if x := &r.readings[i]; !x.confirmed && x.Device == q.Device && overlap.Conflict(x.DiskRequest, q) {
 			return true
@@ -127,6 +133,14 @@ func (r *Replica) completed(done event.DiskDone) {
 		return
 	}
 	done.ID -= r.idBase
+	if r.keepsError(done) {
+		return
+	}
+	r.finish(done)
+}
+
+// finish goes on with a request that the guest may know of.
+func (r *Replica) finish(done event.DiskDone) {
 	for i := range r.flushes {
 		if f := &r.flushes[i]; f.device == done.Device && f.id == done.ID {
 			if f.done, f.result = true, done; !r.flushed(*f) {

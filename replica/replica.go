@@ -42,6 +42,9 @@ type Config struct {
 	// Reads are the disks that a backup reads itself, so that the log need not carry what
 	// they hold (paper §4.2): as far as both copies say so.
 	Reads ft.Slots
+	// StopOnDiskError keeps an error of a disk from the guest: its machine stops until
+	// Resume or ReportDiskErrors.
+	StopOnDiskError bool
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
 	// CloneRate bounds the bytes that a clone sends in a second; 0: what the network
@@ -98,6 +101,7 @@ const (
 	Trouble      EventKind = "trouble"
 	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
+	DiskFailed   EventKind = "disk-error"
 	ResyncBegan  EventKind = "resync-began"
 	ResyncRound  EventKind = "resync"
 	ResyncEnded  EventKind = "resync-ended"
@@ -146,6 +150,8 @@ type Replica struct {
 	strays     []event.DiskRequest // of a backup: begun on its own disk, and of no more use
 	finished   []event.DiskDone    // done by a backup that went live, to be recorded
 	idBase     uint64              // of requests, for a VM that was booted again: see boot
+	broken     []brokenRequest     // see diskerror.go
+	stopped    bool                // the machine, for the operator to see to a disk
 	resyncs    []*resync
 	resyncID   uint64
 	resynced   resynced

@@ -192,6 +192,9 @@ func take(r *replica.Replica) Status {
 		ResyncBytes: n.ResyncBytes, ResyncLeft: n.ResyncLeft, ReadWaits: n.ReadWaits, DiskRetries: n.DiskRetries,
 		Waits: n.Waits, WaitTime: seconds(n.WaitTime), CPULimit: float64(r.CPUShare()) / ft.FullShare,
 	}
+	if why := r.Paused(); why != "" {
+		s.Wait = why
+	}
 	switch op := r.Operation(); {
 	case op.Under:
 		s.Operation = op.Name
