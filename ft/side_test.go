@@ -445,3 +445,51 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+// TestMayEmit shows that what was released and has not left is bound by the lease as
+// what is held: it may leave while the backup was heard of lately, and then only
+// when the claim is won.
+func TestMayEmit(t *testing.T) {
+	w, a, b := pair(t)
+	if !a.p.MayEmit(a.now()) || !a.p.Followed() {
+		t.Fatal("a protected primary may not emit")
+	}
+	b.stopped = true
+	seen := map[State]bool{}
+	w.advance(2*Second, func() {
+		may := a.p.MayEmit(a.now())
+		switch s := a.p.State(); {
+		case s == Claiming && may:
+			t.Fatal("it may emit while it claims")
+		case s == Protected && !may:
+			seen[s] = true
+		case s == Solo:
+			if seen[s] = true; !may || a.p.Followed() {
+				t.Fatal("alone, it may not emit")
+			}
+		}
+	})
+	if !seen[Protected] || !seen[Solo] {
+		t.Errorf("the lease never ended before the claim, or it was not won: %v", seen)
+	}
+}
+
+// TestReadySlots shows that a primary leaves out what is read of those disks only that
+// its backup has said it reads, and of none once the backup is lost.
+func TestReadySlots(t *testing.T) {
+	w := newWorld(scenarioConfig())
+	a := w.start("A")
+	b := w.attach(a, "B", 7, 0, Millisecond)
+	b.reads = Slots(0).With(3)
+	w.advance(20*Millisecond, nil)
+	for d := range event.DeviceID(10) {
+		if got := a.p.Reads(d); got != (d == 3) {
+			t.Errorf("disk %d: %v", d, got)
+		}
+	}
+	w.crash(b)
+	w.advance(2*Second, nil)
+	if a.p.State() != Solo || a.p.Reads(3) {
+		t.Errorf("in state %v the disk is read by a backup: %v", a.p.State(), a.p.Reads(3))
+	}
+}

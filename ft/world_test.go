@@ -117,6 +117,7 @@ type (
 
 // proc is a replica: what drives a Primary or a Backup.
 type proc struct {
+	reads   Slots // disks that it reads itself, as a backup
 	w       *world
 	name    string
 	offset  Time    // of its clock
@@ -328,7 +329,7 @@ func (r *proc) step() {
 	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.begun {
 		r.loadAt = 0
 		if r.b.paired() {
-			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp, 0); err != nil {
+			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp, r.reads); err != nil {
 				r.w.breach("%s: %v", r.name, err)
 			}
 		}

@@ -361,6 +361,34 @@ func TestStalledDisk(t *testing.T) {
 	})
 }
 
+// A copy with a disk of its own that has diverged from a lost primary's log boots from
+// that disk, and brings another up to date.
+func TestReplicatedRestart(t *testing.T) {
+	eachSeed(t, ownDisks(t, event.ReplicatedFlush), func(p *pair) {
+		p.protected()
+		fast := p.b.site.Own.Delay
+		p.b.site.Own.Delay = [2]world.Time{400 * ms, 900 * ms} // what was begun ends after the boot
+		p.w.Run(20 * ms)
+		p.divergeWhileDraining(func() {
+			if err := p.b.Machine().Apply(event.Frames{Device: machinetest.NetSlot, Frames: []event.Frame{{}}}); err != nil {
+				p.t.Fatal(err)
+			}
+		})
+		p.b.site.Own.Delay = fast
+		p.goesOn(p.b)
+		if boots := bytes.Count(p.vm.Console.Printed, []byte("boot\n")); boots != 2 || !p.b.saw(replica.Restarted, "") {
+			p.t.Errorf("%d boots", boots)
+		}
+		c := p.another()
+		p.await("a protected VM", 10*sim.Second, func() bool { return p.b.state() == ft.Protected })
+		p.b.p.Kill()
+		p.goesOn(c)
+		for _, rule := range p.w.Broken() {
+			p.t.Error(rule)
+		}
+	}, replicated)
+}
+
 // BenchmarkLog is the log of a second of the guest, in bytes, with the data of reads in it and
 // with reads by the backup.
 func BenchmarkLog(b *testing.B) {

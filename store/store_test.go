@@ -507,6 +507,15 @@ func TestStandardClients(t *testing.T) {
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the file has other contents (%v)", err)
 	}
+	qcow := filepath.Join(t.TempDir(), "image.qcow2")
+	tool(t, "qemu-utils", "qemu-img", "create", "-f", "qcow2", qcow, "8M")
+	tool(t, "qemu-utils", "qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 5M 64k", qcow)
+	tool(t, "qemu-utils", "qemu-img", "convert", "-n", "-f", "qcow2", "-O", "raw", qcow, url+"@3")
+	want = make([]byte, size)
+	fill(0x5a, 5<<20, 5<<20+64<<10)
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("a converted image has other contents (%v)", err)
+	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	tool(t, "libnbd-bin", "nbdcopy", url+"@4", copied) // several connections
 	if got, err := os.ReadFile(copied); err != nil || !bytes.Equal(got, want) {
