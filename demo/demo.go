@@ -248,9 +248,17 @@ func (s *story) control(name string) *control.Client {
 	return control.NewClient(s.path(name + ".sock"))
 }
 
+// pairTime is how long a backup may take to become one: it may need a disk too.
+func (s *story) pairTime() time.Duration {
+	if s.Replicated {
+		return 4 * pairTimeout
+	}
+	return pairTimeout
+}
+
 // startPair waits until the backup could go on.
 func (s *story) startPair(ctx context.Context) error {
-	err := s.until(ctx, pairTimeout, func() bool {
+	err := s.until(ctx, s.pairTime(), func() bool {
 		st, err := s.control(s.now).Status()
 		return err == nil && st.State == "Protected"
 	})
@@ -457,7 +465,7 @@ func (s *story) again(ctx context.Context, c *client) error {
 
 // protectUnderLoad writes until the pair is protected.
 func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
-	for end := time.Now().Add(pairTimeout); ; {
+	for end := time.Now().Add(s.pairTime()); ; {
 		if err := c.write(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
@@ -465,7 +473,7 @@ func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
 			return nil
 		}
 		if p := s.proc(s.next); p.ended() || time.Now().After(end) {
-			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", pairTimeout, s.next, p.ended())
+			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", s.pairTime(), s.next, p.ended())
 		}
 	}
 }

@@ -53,17 +53,37 @@ const (
 )
 
 // bitmap is a set of blocks.
-type bitmap []uint64
+type bitmap struct {
+	words []uint64
+	n     int // members
+}
 
-func (m bitmap) set(i uint64)      { m[i/64] |= 1 << (i % 64) }
-func (m bitmap) clear(i uint64)    { m[i/64] &^= 1 << (i % 64) }
-func (m bitmap) has(i uint64) bool { return m[i/64]>>(i%64)&1 != 0 }
+func newBitmap(n uint64) bitmap { return bitmap{words: make([]uint64, (n+63)/64)} }
+
+func (m *bitmap) has(i uint64) bool { return m.words[i/64]>>(i%64)&1 != 0 }
+
+func (m *bitmap) set(i uint64) {
+	if !m.has(i) {
+		m.words[i/64] |= 1 << (i % 64)
+		m.n++
+	}
+}
+
+func (m *bitmap) clear(i uint64) {
+	if m.has(i) {
+		m.words[i/64] &^= 1 << (i % 64)
+		m.n--
+	}
+}
 
 // next returns the first block of the set at or after i, or of all the set.
-func (m bitmap) next(i uint64) (uint64, bool) {
-	for n := range uint64(len(m)) + 1 {
-		w := (i/64 + n) % uint64(len(m))
-		word := m[w]
+func (m *bitmap) next(i uint64) (uint64, bool) {
+	if m.n == 0 {
+		return 0, false
+	}
+	for n := range uint64(len(m.words)) + 1 {
+		w := (i/64 + n) % uint64(len(m.words))
+		word := m.words[w]
 		if n == 0 {
 			word &= ^uint64(0) << (i % 64)
 		}
@@ -72,13 +92,6 @@ func (m bitmap) next(i uint64) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-func (m bitmap) count() (n int) {
-	for _, w := range m {
-		n += bits.OnesCount64(w)
-	}
-	return n
 }
 
 // resync is the copying of one disk to a backup.
@@ -114,7 +127,7 @@ func (r *Replica) newResyncs() (list []*resync) {
 			continue
 		}
 		n := (disk.Size() + diskBlock - 1) / diskBlock
-		c := &resync{slot: event.DeviceID(i), size: disk.Size(), blocks: n, marked: make(bitmap, (n+63)/64), began: r.now, told: r.now}
+		c := &resync{slot: event.DeviceID(i), size: disk.Size(), blocks: n, marked: newBitmap(n), began: r.now, told: r.now}
 		r.report(Event{Kind: ResyncBegan, Text: fmt.Sprintf("the disk in slot %d, %d MiB, is compared with the backup's", i, c.size>>20)})
 		list = append(list, c)
 	}
@@ -134,12 +147,12 @@ func (c *resync) changed(q event.DiskRequest) {
 
 // nearlyDone reports whether nothing is under way, and few blocks are left.
 func (c *resync) nearlyDone() bool {
-	return c.next == c.blocks && c.asked == 0 && c.marked.count() <= resyncLeft
+	return c.next == c.blocks && c.asked == 0 && c.marked.n <= resyncLeft
 }
 
 // gone reports whether the backup was sent all.
 func (c *resync) gone() bool {
-	return c.next == c.blocks && c.asked == 0 && len(c.reads) == 0 && c.marked.count() == 0
+	return c.next == c.blocks && c.asked == 0 && len(c.reads) == 0 && c.marked.n == 0
 }
 
 func (r *Replica) resyncsAre(what func(*resync) bool) bool {
@@ -330,7 +343,7 @@ func (r *Replica) giveUpBackup(why string) {
 
 // noteResync reports progress.
 func (r *Replica) noteResync(c *resync) {
-	left := c.marked.count()
+	left := c.marked.n
 	r.stats.ResyncLeft = uint64(left)*diskBlock + (c.blocks-c.next)*diskBlock
 	if c.frozen && c.gone() && c.told != ft.Never {
 		c.told = ft.Never

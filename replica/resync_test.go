@@ -24,7 +24,7 @@ func TestResyncMarks(t *testing.T) {
 		{event.DiskRequest{Op: event.DiskFlush}, false, nil},
 		{event.DiskRequest{Op: event.DiskWrite, Length: 512}, true, nil},
 	} {
-		x := &resync{size: 5*diskBlock + 512, blocks: 6, next: 3, marked: make(bitmap, 1), frozen: c.frozen}
+		x := &resync{size: 5*diskBlock + 512, blocks: 6, next: 3, marked: newBitmap(6), frozen: c.frozen}
 		x.changed(c.q)
 		got := []uint64{}
 		for b := range x.blocks {
@@ -40,19 +40,20 @@ func TestResyncMarks(t *testing.T) {
 
 // Marks are found from any place on, round and round.
 func TestBitmap(t *testing.T) {
-	m := make(bitmap, 3)
+	m := newBitmap(3 * 64)
 	if _, ok := m.next(70); ok {
 		t.Error("an empty set has a member")
 	}
 	m.set(3)
+	m.set(190)
 	m.set(190)
 	for from, want := range map[uint64]uint64{0: 3, 3: 3, 4: 190, 190: 190, 191: 3} {
 		if got, ok := m.next(from); !ok || got != want {
 			t.Errorf("from %d: %d %v, want %d", from, got, ok, want)
 		}
 	}
-	if m.clear(3); m.count() != 1 || m.has(3) || !m.has(190) {
-		t.Errorf("%x", m)
+	if m.clear(3); m.n != 1 || m.has(3) || !m.has(190) {
+		t.Errorf("%+v", m)
 	}
 }
 
