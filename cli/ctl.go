@@ -29,6 +29,8 @@ var controls = []struct {
 	}},
 	{"switch", func(c *control.Client, _ string) error { return c.Switch() }},
 	{"detach", func(c *control.Client, _ string) error { return c.Detach() }},
+	{"resume", func(c *control.Client, _ string) error { return c.Resume() }},
+	{"report", func(c *control.Client, _ string) error { return c.ReportDiskErrors() }},
 	{"test-failover", func(c *control.Client, _ string) error { return c.TestFailover() }},
 }
 
@@ -47,6 +49,8 @@ func ctlCommand() *cobra.Command {
 			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
 			"  switch         the backup becomes the primary, this copy ends\n" +
 			"  detach         the backup ends, this copy goes on alone\n" +
+			"  resume         of a VM that stopped as a disk failed: try that again, and go on\n" +
+			"  report         of such a VM: tell the guest of the error, and go on\n" +
 			"  test-failover  kill this copy as by kill -9, so that the backup goes on (with --yes)",
 		Args: args(2, 3, "SOCKET COMMAND [THOUSANDTHS]"),
 		RunE: func(c *cobra.Command, a []string) error {

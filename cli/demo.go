@@ -20,7 +20,7 @@ const demoMemory = 128 << 20
 
 func demoCommand() *cobra.Command {
 	o := demo.Options{Out: os.Stdout}
-	var format, kill, engine string
+	var format, kill, engine, reads, disks string
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "The whole story on this machine: a pair, a database, a kill, nothing lost",
@@ -38,6 +38,13 @@ func demoCommand() *cobra.Command {
 			if n, err := parseSize(o.Memory); err != nil || n < demoMemory {
 				return usageError{fmt.Errorf("--memory %s: give the guest at least %dM", o.Memory, demoMemory>>20)}
 			}
+			if reads != "log" && reads != "backup" {
+				return usageError{fmt.Errorf("--reads %s: choose log or backup", reads)}
+			}
+			if disks != "shared" && disks != "replicated" {
+				return usageError{fmt.Errorf("--disks %s: choose shared or replicated", disks)}
+			}
+			o.BackupReads, o.Replicated = reads == "backup", disks == "replicated"
 			o.Engines = [2]string{engine, engine}
 			if engine == engineMixed {
 				o.Engines = [2]string{engineJIT, engineInterpreter}
@@ -53,6 +60,8 @@ func demoCommand() *cobra.Command {
 	f.StringVar(&kill, "kill", string(demo.KillPrimary), "who is killed: primary, backup, both (then the VM starts again from its disk), stopped (a primary that sleeps and wakes), or switch (nobody: the roles change three times)")
 	f.BoolVar(&o.Again, "again", false, "then give the survivor a new backup under load, and kill the primary once more")
 	f.StringVar(&engine, "engine", defaultEngine(), "jit, interpreter, or mixed: a primary that translates and a backup that interprets")
+	f.StringVar(&disks, "disks", "shared", "shared: one disk that a store serves; replicated: one for each copy")
+	f.StringVar(&reads, "reads", "log", "where the backup takes what is read from disk: from the log, or from the disk itself (backup)")
 	f.StringVar(&format, "format", "text", "text, or json for one object as the last line")
 	return c
 }

@@ -52,6 +52,8 @@ type replicaFlags struct {
 	owner    string // token; made here if empty
 	epoch    uint64 // that a primary claims; 0: the next one
 	result   string
+	force    bool
+	errors   string // of disks
 }
 
 func replicaCommand() *cobra.Command {
@@ -63,6 +65,7 @@ func replicaCommand() *cobra.Command {
 	group(c)
 	primary, f := replicaRole("primary", []string{"tls", "arbiter", "listen"}, runPrimary)
 	primary.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where a backup may dial at any time")
+	primary.Flags().BoolVar(&f.force, "force", false, "boot from replicated disks that are stale, or not this VM's: what the newest disk has more is lost")
 	backup, f := replicaRole("backup", []string{"tls", "arbiter", "dial"}, runBackup)
 	backup.Flags().StringVar(&f.dial, "dial", "", "HOST:PORT of the primary")
 	backup.Flags().StringVar(&f.listen, "listen", "", "HOST:PORT of this copy, where the next backup may dial once this one has gone live")
@@ -88,12 +91,14 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	}
 	fs := c.Flags()
 	f.vm.add(fs)
+	fs.Lookup("disk").Usage = "nbd://HOST:PORT/EXPORT of a tandem store, nbds:// with TLS; ',reads=backup' has the backup read it itself, in place of the log; or FILE,mode=replicated, a disk of each copy's own, 'flush=both' has flushes wait for both; may be repeated"
 	fs.StringVar(&f.image, "image", "", "image to boot; its disk is given by --disk")
 	fs.StringVar(&f.diskSize, "disk-size", "", "size of the disk, if the server may not be asked")
 	fs.StringVar(&f.tls, "tls", "", "folder with ca.pem, replica.pem and replica.key")
 	fs.StringVar(&f.arbiter, "arbiter", "", "folder on shared storage for the claims, or etcd:FILE, a file that tandem node keeps")
 	fs.DurationVar(&f.timeout, "timeout", 300*time.Millisecond, "detection timeout")
 	fs.StringVar(&f.diverged, "on-divergence", "restart", "if this copy differs from the log of a primary that is lost: restart the VM from its disk, or continue")
+	fs.StringVar(&f.errors, "disk-error", "report", "if a disk fails or is full: report it to the guest, or stop the VM until 'ctl resume'")
 	fs.StringVar(&f.rate, "clone-rate", "", "bytes a second, with K, M or G, that a clone of this copy for a new backup may send; default: what the network takes")
 	fs.StringVar(&f.console, "console", "", "file that the console is appended to")
 	fs.StringVar(&f.events, "events", "", "file that events are appended to, one JSON object a line")
@@ -179,7 +184,8 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	if c.owner = f.owner; c.owner == "" {
 		token := make([]byte, 16)
 		rand.Read(token)
-		c.owner = hex.EncodeToString(token)
+		name, _ := os.Hostname()
+		c.owner = hex.EncodeToString(token) + "@" + strings.Map(printable, name[:min(len(name), 64)])
 	}
 	var kind string
 	if c.arbiter, kind, err = f.openArbiter(); err != nil {
@@ -213,6 +219,11 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	c.cfg.FT.Machine = machine.Version
 	c.cfg.FT.Arbiter = kind + " " + c.arbiter.ID()
 	c.cfg.Console = vm.console
+	for i, s := range vm.slots {
+		if s.Reads {
+			c.cfg.Reads = c.cfg.Reads.With(event.DeviceID(i))
+		}
+	}
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
 		if e.Kind == replica.CloneSent || e.To == ft.Replaying {
@@ -234,6 +245,14 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	return c, c.cfg.FT.Validate()
 }
 
+// printable keeps what an owner's name may have.
+func printable(r rune) rune {
+	if r > ' ' && r < 0x7f {
+		return r
+	}
+	return -1
+}
+
 // tune takes what flags say about how the copy runs.
 func (f *replicaFlags) tune(cfg *replica.Config) error {
 	switch f.diverged {
@@ -243,6 +262,12 @@ func (f *replicaFlags) tune(cfg *replica.Config) error {
 		cfg.FT.OnDivergence = ft.ContinueOnDivergence
 	default:
 		return usageError{fmt.Errorf("--on-divergence %s: choose restart or continue", f.diverged)}
+	}
+	switch f.errors {
+	case "report", "stop":
+		cfg.StopOnDiskError = f.errors == "stop"
+	default:
+		return usageError{fmt.Errorf("--disk-error %s: choose report or stop", f.errors)}
 	}
 	if f.rate != "" {
 		n, err := parseSize(f.rate)
@@ -297,7 +322,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer c.close()
-	epoch, err := c.claimNext(event.Epoch(f.epoch))
+	epoch, err := c.claimNext(event.Epoch(f.epoch), f.force)
 	if err != nil {
 		return err
 	}
@@ -336,15 +361,20 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 
 // claimNext opens the VM's next epoch for this process: the one that it was planned
 // for, if that was said.
-func (c *copyOfVM) claimNext(epoch event.Epoch) (event.Epoch, error) {
+func (c *copyOfVM) claimNext(epoch event.Epoch, force bool) (event.Epoch, error) {
+	rec, err := c.arbiter.Read()
+	if err != nil {
+		return 0, err
+	}
+	if err := c.site.CheckDisks(rec); err != nil && !force {
+		return 0, err
+	} else if err != nil {
+		diagnostics().Warn("going on all the same", "err", err)
+	}
 	if epoch == 0 {
-		rec, err := c.arbiter.Read()
-		if err != nil {
-			return 0, err
-		}
 		epoch = rec.Epoch + 1
 	}
-	won, cur, err := c.arbiter.Claim(epoch, c.owner, 0)
+	won, cur, err := c.site.ClaimNow(epoch)
 	if err != nil {
 		return 0, err
 	}

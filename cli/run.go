@@ -82,6 +82,11 @@ func run(ctx context.Context, vm vm, e *engine, record, signature string) error 
 	host.ReturnMemory()
 	clock := host.NewClock()
 	wake, woken := host.Wake()
+	for _, s := range vm.slots {
+		if s.Reads || s.Mode.Own() {
+			return usageError{fmt.Errorf("--disk %s: reads=backup, mode=replicated and flush=both are for a pair: leave them out", s.Disk)}
+		}
+	}
 	s := site.New(site.Config{VM: vm.name, Slots: vm.slots, Wake: wake})
 	devices, err := s.OpenNow(0)
 	if err != nil {

@@ -19,7 +19,6 @@ import (
 	"tandem/host/nbd"
 	"tandem/host/netswitch"
 	"tandem/host/site"
-	"tandem/store"
 )
 
 // storePatience is how long a store may take to tell a disk's size.
@@ -61,44 +60,6 @@ func listen(addr string) (net.Listener, error) {
 
 // diagnostics is where services write what people read.
 func diagnostics() *slog.Logger { return slog.New(slog.NewTextHandler(os.Stderr, nil)) }
-
-func storeCommand() *cobra.Command {
-	var addr, state string
-	var exports []string
-	var unprotected bool
-	c := &cobra.Command{
-		Use:   "store --export NAME=FILE",
-		Short: "Serve disks by NBD, fenced by epoch: the shared storage of a pair",
-		Long: "Serves files and block devices by standard NBD. A protected VM opens NAME@EPOCH; a newer\n" +
-			"epoch ends and drains all older connections before its first write is taken.",
-		Example: "  tandem store --listen 127.0.0.1:10809 --export web=/var/lib/tandem/web.raw",
-		Args:    args(0, 0, "no arguments"),
-		RunE: func(c *cobra.Command, _ []string) error {
-			cfg := store.Config{StateDir: state, AllowUnprotected: unprotected, Log: diagnostics()}
-			for _, e := range exports {
-				name, path, ok := strings.Cut(e, "=")
-				if !ok || name == "" || path == "" {
-					return usageError{fmt.Errorf("--export %s: want NAME=FILE", e)}
-				}
-				cfg.Exports = append(cfg.Exports, store.Export{Name: name, Path: path})
-			}
-			if len(cfg.Exports) == 0 {
-				return usageError{errors.New("nothing to serve: give --export NAME=FILE")}
-			}
-			ln, err := listen(addr)
-			if err != nil {
-				return err
-			}
-			return store.Serve(c.Context(), ln, cfg)
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&addr, "listen", "127.0.0.1:10809", "HOST:PORT or path of a Unix socket")
-	f.StringArrayVar(&exports, "export", nil, "NAME=FILE; may be repeated")
-	f.StringVar(&state, "state", "", "folder for the newest epochs; default beside each file")
-	f.BoolVar(&unprotected, "allow-unprotected", false, "admit connections without an epoch even after a protected one")
-	return c
-}
 
 func switchCommand() *cobra.Command {
 	var addr, subnet string

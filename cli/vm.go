@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tandem/host/filedisk"
+	"tandem/host/nbd"
 	"tandem/host/netswitch"
 	"tandem/host/site"
 	"tandem/host/tap"
@@ -53,7 +54,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.append, "append", "", "kernel command line")
 	f.StringVar(&v.firmware, "firmware", "", "OpenSBI or U-Boot to start in M-mode")
 	f.StringVar(&v.elf, "elf", "", "bare-metal ELF program to run in M-mode")
-	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT; may be repeated")
+	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT, nbds:// with TLS; may be repeated")
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS, tap:NAME[,bridge=BRIDGE][,mtu=BYTES] or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
@@ -119,11 +120,7 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 		return out, usageError{fmt.Errorf("%d disks: a machine takes at most %d, so leave some out", n, maxDisks)}
 	}
 	for i, d := range disks {
-		url, size, err := v.sized(d)
-		if err != nil {
-			return out, err
-		}
-		if err := out.addDisk(url, fmt.Sprintf("tandem-%d", i), size); err != nil {
+		if err := out.addDisk(d, fmt.Sprintf("tandem-%d", i), v.capacity); err != nil {
 			return out, err
 		}
 	}
@@ -141,26 +138,72 @@ func (o *vm) add(d machine.Device, s site.Slot) {
 	o.slots = append(o.slots, s)
 }
 
-// sized splits FILE or URL from ,size=BYTES, by which a daemon says what it knows.
-func (v *vmFlags) sized(disk string) (url string, size uint64, err error) {
-	url, text, has := strings.Cut(disk, ",size=")
-	if !has {
-		return disk, v.capacity, nil
-	}
-	if size, err = parseSize(text); err != nil {
-		return "", 0, usageError{fmt.Errorf("--disk %s: %w", disk, err)}
-	}
-	return url, size, nil
+// disk is what --disk says.
+type disk struct {
+	url   string
+	reads bool   // by the backup
+	size  uint64 // in bytes, as a daemon knows it; 0 if it doesn't say
+	mode  event.DiskMode
 }
 
-func (o *vm) addDisk(url, serial string, size uint64) error {
+// diskOptions are what --disk may say after the path.
+var diskOptions = map[string]func(d *disk){
+	"reads=log":       func(d *disk) { d.reads = false },
+	"reads=backup":    func(d *disk) { d.reads = true },
+	"mode=shared":     func(d *disk) { d.mode = event.SharedDisk },
+	"mode=replicated": func(d *disk) { d.mode = max(d.mode, event.ReplicatedDisk) },
+	"flush=one":       func(d *disk) {},
+	"flush=both":      func(d *disk) { d.mode = event.ReplicatedFlush },
+}
+
+// parseDisk reads PATH-OR-URL[,OPTION...].
+func parseDisk(s string) (d disk, err error) {
+	d.url = s
+	for {
+		i := strings.LastIndexByte(d.url, ',')
+		if i < 0 {
+			return d, nil
+		}
+		option := d.url[i+1:]
+		set, known := diskOptions[option]
+		switch name, value, _ := strings.Cut(option, "="); {
+		case known:
+			set(&d)
+		case name == "reads" || name == "mode" || name == "flush":
+			return d, fmt.Errorf("--disk %s: choose reads=log or backup, mode=shared or replicated, flush=one or both", s)
+		case name == "size":
+			if d.size, err = parseSize(value); err != nil {
+				return d, fmt.Errorf("--disk %s: %w", s, err)
+			}
+		default:
+			return d, nil // a comma of the path
+		}
+		d.url = d.url[:i]
+	}
+}
+
+func (o *vm) addDisk(s, serial string, size uint64) error {
+	d, err := parseDisk(s)
+	if err != nil {
+		return usageError{err}
+	}
+	url := d.url
+	if d.size > 0 {
+		size = d.size
+	}
+	if d.mode.Own() && nbd.IsURL(url) {
+		return usageError{fmt.Errorf("--disk %s: a replicated disk is a file of each host, not a server's export", s)}
+	}
 	if size == 0 {
-		var err error
 		if size, err = diskSize(url); err != nil {
 			return err
 		}
 	}
-	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial}, site.Slot{Disk: url})
+	slot := site.Slot{Disk: url, Reads: d.reads, Mode: d.mode}
+	if d.mode.Own() {
+		slot.Size = size
+	}
+	o.add(machine.Device{Kind: machine.DiskDevice, Capacity: size, Serial: serial, Disk: d.mode}, slot)
 	return nil
 }
 
@@ -228,7 +271,7 @@ func (v *vmFlags) addNetwork(o *vm) error {
 
 // diskSize asks a disk for its size.
 func diskSize(url string) (uint64, error) {
-	if strings.HasPrefix(url, "nbd") && strings.Contains(url, "://") {
+	if nbd.IsURL(url) {
 		return nbdSize(url)
 	}
 	f, err := filedisk.OpenFile(url, true)

@@ -38,6 +38,10 @@ type Options struct {
 	Memory     string
 	Engines    [2]string // of the primary and of the backup
 	Progress   image.Progress
+	// BackupReads has the backup read the shared disk itself, in place of the log.
+	BackupReads bool
+	// Replicated gives each copy a disk of its own, in place of a shared one.
+	Replicated bool
 }
 
 // Victim says who is killed.
@@ -66,6 +70,7 @@ type Summary struct {
 	Detection      float64 `json:"detection_seconds"`
 	ReplayLag      float64 `json:"replay_lag_seconds"`
 	LogBitsPerSec  float64 `json:"log_bits_per_second"`
+	BootLogBytes   uint64  `json:"boot_log_bytes"` // until the database answered
 	MedianAnswer   float64 `json:"median_answer_seconds"`
 	BootToService  float64 `json:"boot_to_service_seconds"`
 	FailoverToLive float64 `json:"failover_to_live_seconds"`
@@ -148,7 +153,11 @@ func (s *story) makeImage(ctx context.Context) error {
 
 // startServices starts what stands for the world around the two hosts.
 func (s *story) startServices(ctx context.Context) error {
-	if err := copySparse(s.path("disk.raw"), s.image.Disk); err != nil {
+	disk := "disk.raw"
+	if s.Replicated {
+		disk = "primary.raw" // the other copies make their own
+	}
+	if err := copySparse(s.path(disk), s.image.Disk); err != nil {
 		return err
 	}
 	if err := s.makeCerts(); err != nil {
@@ -162,19 +171,27 @@ func (s *story) startServices(ctx context.Context) error {
 		return err
 	}
 	s.addr = ports[0]
-	if err := s.start("store", "store", "--listen", s.path("store.sock"), "--export", vmName+"="+s.path("disk.raw")); err != nil {
-		return err
+	services := []string{"switch.sock"}
+	if !s.Replicated {
+		services = append(services, "store.sock")
+		if err := s.start("store", "store", "--listen", s.path("store.sock"), "--export", vmName+"="+s.path(disk)); err != nil {
+			return err
+		}
 	}
 	if err := s.start("switch", "switch", "--listen", s.path("switch.sock"),
 		"--lease", vmName+"="+guestIP, "--forward", s.addr+":"+guestIP+":6379"); err != nil {
 		return err
 	}
-	for _, sock := range []string{"store.sock", "switch.sock"} {
+	for _, sock := range services {
 		if err := waitFor(ctx, startTimeout, func() bool { return exists(s.path(sock)) }); err != nil {
 			return fmt.Errorf("%s did not start: %w", sock, err)
 		}
 	}
-	s.say("world       store (NBD, fenced by epoch), switch (%s is the guest's port 6379), arbiter", s.addr)
+	storage := "store (NBD, fenced by epoch)"
+	if s.Replicated {
+		storage = "a disk for each copy"
+	}
+	s.say("world       %s, switch (%s is the guest's port 6379), arbiter", storage, s.addr)
 	s.peers = map[string]string{"primary": ports[1], "backup": ports[2], "backup2": ports[3]}
 	return s.startReplicas()
 }
@@ -208,10 +225,17 @@ func (s *story) startReplicas() error {
 
 // startReplica starts one copy of the VM as a process with a name.
 func (s *story) startReplica(name, engine, role string, more ...string) error {
+	disk := "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock")
+	if s.Replicated {
+		disk = s.path(name+".raw") + ",mode=replicated"
+	}
+	if s.BackupReads {
+		disk += ",reads=backup"
+	}
 	args := append([]string{"replica", role, "--listen", s.peers[name], "--engine", engine,
 		"--console", s.path(name + ".console"), "--events", s.path(name + ".events"), "--control", s.path(name + ".sock"),
 		"--name", vmName, "--image", s.image.Dir, "--memory", s.Memory,
-		"--disk", "nbd+unix:///" + vmName + "?socket=" + s.path("store.sock"),
+		"--disk", disk,
 		"--disk-size", fmt.Sprint(s.image.Manifest.DiskSize),
 		"--network", "switch:" + s.path("switch.sock"), "--tls", s.path("tls"), "--arbiter", s.path("arbiter")}, more...)
 	if s.Kill == SwitchRoles { // which waits for no detection: patience costs it nothing
@@ -224,9 +248,17 @@ func (s *story) control(name string) *control.Client {
 	return control.NewClient(s.path(name + ".sock"))
 }
 
+// pairTime is how long a backup may take to become one: it may need a disk too.
+func (s *story) pairTime() time.Duration {
+	if s.Replicated {
+		return 4 * pairTimeout
+	}
+	return pairTimeout
+}
+
 // startPair waits until the backup could go on.
 func (s *story) startPair(ctx context.Context) error {
-	err := s.until(ctx, pairTimeout, func() bool {
+	err := s.until(ctx, s.pairTime(), func() bool {
 		st, err := s.control(s.now).Status()
 		return err == nil && st.State == "Protected"
 	})
@@ -244,8 +276,8 @@ func (s *story) waitForService(ctx context.Context) error {
 		return fmt.Errorf("the guest's database did not answer in time: %w", err)
 	}
 	st, _ := s.control(s.now).Status()
-	s.sum.BootToService = st.GuestSeconds
-	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time", st.GuestSeconds)
+	s.sum.BootToService, s.sum.BootLogBytes = st.GuestSeconds, st.LogSentBytes
+	s.say("boot        Debian is up and Redis answers (appendfsync always), %.1f s of guest time; log %.1f MB", st.GuestSeconds, float64(st.LogSentBytes)/1e6)
 	return nil
 }
 
@@ -433,7 +465,7 @@ func (s *story) again(ctx context.Context, c *client) error {
 
 // protectUnderLoad writes until the pair is protected.
 func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
-	for end := time.Now().Add(pairTimeout); ; {
+	for end := time.Now().Add(s.pairTime()); ; {
 		if err := c.write(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
@@ -441,7 +473,7 @@ func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
 			return nil
 		}
 		if p := s.proc(s.next); p.ended() || time.Now().After(end) {
-			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", pairTimeout, s.next, p.ended())
+			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", s.pairTime(), s.next, p.ended())
 		}
 	}
 }

@@ -306,6 +306,22 @@ func TestKillBoth(t *testing.T) {
 	}
 }
 
+// A backup that reads the disk itself goes live as well as any, and the log of a boot is
+// a fraction of what the guest has read.
+func TestReadsByBackup(t *testing.T) {
+	sum := runDemo(t, "--reads", "backup")
+	check(t, sum)
+	if sum.BootLogBytes > 4<<20 {
+		t.Errorf("%d bytes of log until the database answered: the data of reads are in it", sum.BootLogBytes)
+	}
+}
+
+// Each copy has a disk of its own: the survivor's has all that was acknowledged, and so
+// has that of the backup that is made anew.
+func TestReplicatedDisks(t *testing.T) {
+	check(t, runDemo(t, "--disks", "replicated", "--reads", "backup", "--again", "--before", "2s", "--after", "2s"))
+}
+
 // Roles change three times under load, each time with a new backup: nothing is lost,
 // and the client keeps its one connection.
 func TestSwitchRoles(t *testing.T) {

@@ -135,14 +135,15 @@ func (b *Backup) begin(m Begin) error {
 	}
 	b.begun, b.start, b.step = true, m.Seq, m.Step
 	b.received, b.complete = m.Seq, m.Seq
-	b.done = Progress{Executed: m.Seq, Step: m.Step, Reads: m.Seq}
+	b.done = Progress{Executed: m.Seq, Step: m.Step}
 	b.acked = b.done
 	return nil
 }
 
-// Loaded reports that the snapshot taken after entry seq at step is loaded. An
+// Loaded reports that the snapshot taken after entry seq at step is loaded, and which
+// disks this copy reads itself. An
 // error says that the log does not begin there; this copy has halted.
-func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
+func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step, reads Slots) error {
 	if !b.paired() || b.loaded {
 		return fmt.Errorf("snapshot loaded in state %s: %w", b.state, ErrState)
 	}
@@ -157,7 +158,7 @@ func (b *Backup) Loaded(now Time, seq event.Seq, step event.Step) error {
 		b.do(Apply{b.early})
 		b.early = nil
 	}
-	b.send(Ready{})
+	b.send(Ready{reads})
 	return nil
 }
 
@@ -266,9 +267,9 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 	if b.state == Halted || b.state == Off {
 		return nil
 	}
-	if !b.loaded || done.Executed < b.done.Executed || done.Executed > b.complete || done.Reads > b.complete {
-		err := fmt.Errorf("entry %d executed, reads up to %d: %d were executed before and %d can be",
-			done.Executed, done.Reads, b.done.Executed, b.complete)
+	if !b.loaded || done.Executed < b.done.Executed || done.Executed > b.complete || done.Disk < b.done.Disk {
+		err := fmt.Errorf("entry %d executed, disk operations up to output %d done: %d and %d were before, and entry %d is the last that can be",
+			done.Executed, done.Disk, b.done.Executed, b.done.Disk, b.complete)
 		b.Fail(now, err.Error())
 		return err
 	}
@@ -286,10 +287,19 @@ func (b *Backup) Executed(now Time, done Progress, exited bool) error {
 		b.change(Off, "the VM has ended")
 	case b.state == Draining:
 		b.drained()
-	case b.paired() && b.agreed && now >= b.nextAt:
+	case b.paired() && b.agreed && now >= b.reportAt():
 		b.ack(now)
 	}
 	return nil
+}
+
+// reportAt is when an acknowledgement that only reports progress may leave. A guest's
+// flush or write may wait for what the disk has done here, so that goes sooner.
+func (b *Backup) reportAt() Time {
+	if b.done.Disk != b.acked.Disk {
+		return b.nextAt - b.cfg.AckEvery + min(b.cfg.FlushAfter, b.cfg.AckEvery)
+	}
+	return b.nextAt
 }
 
 // Diverged reports that the machine has come as far as done, has emitted outputs up
@@ -356,7 +366,7 @@ func (b *Backup) Tick(now Time) {
 	if b.judge(); !b.paired() {
 		return
 	}
-	if b.agreed && b.acked != b.done && now >= b.nextAt {
+	if b.agreed && b.acked != b.done && now >= b.reportAt() {
 		b.ack(now)
 	}
 }
@@ -373,7 +383,7 @@ func (b *Backup) Deadline() Time {
 	}
 	at := min(b.beats.next, b.doom(b.patience()))
 	if b.agreed && b.acked != b.done {
-		at = min(at, b.nextAt)
+		at = min(at, b.reportAt())
 	}
 	return at
 }

@@ -51,7 +51,9 @@
 //     group (paper §2.2, Output Rule) and the newest echo is younger than Lease.
 //     The backup received the echoed stamp after the primary had made it, and
 //     claims no sooner than Timeout after it last heard of the primary, counted
-//     in time in which it ran. Lease < Timeout: it has not claimed yet.
+//     in time in which it ran. Lease < Timeout: it has not claimed yet. A write that
+//     must wait still, until the backup has read what it changes (§4.2), is held to
+//     the same lease as it leaves (MayEmit).
 //  5. Otherwise an output leaves only when the primary has won e.
 //  6. A backup that knows the process of its primary to be dead need not wait:
 //     the dead release nothing. The proof is the channel's end and then "port

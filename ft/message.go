@@ -10,7 +10,7 @@ import (
 
 // ProtocolVersion is the version of messages and heartbeats, and of the rules
 // by which they are answered.
-const ProtocolVersion = 3
+const ProtocolVersion = 4
 
 // Message is what the sides of a pair say to each other on the logging channel:
 // one of Hello, Begin, Ready, Entries, Ack and Bye. The channel is authenticated,
@@ -44,8 +44,20 @@ type Begin struct {
 	Step event.Step
 }
 
-// Ready says that the backup has loaded its snapshot.
-type Ready struct{}
+// Ready says that the backup has loaded its snapshot, and which disks it reads
+// itself (paper §4.2).
+type Ready struct {
+	Reads Slots
+}
+
+// Slots is a set of virtio slots, a bit each.
+type Slots uint8
+
+// Has reports whether a device is in the set.
+func (s Slots) Has(d event.DeviceID) bool { return d < 8 && s&(1<<d) != 0 }
+
+// With returns the set with a device in it.
+func (s Slots) With(d event.DeviceID) Slots { return s | 1<<d }
 
 // Entries is a part of the log. Without entries it only asks for an echo.
 type Entries struct {
@@ -64,7 +76,9 @@ type Ack struct {
 type Progress struct {
 	Executed event.Seq  // last entry applied
 	Step     event.Step // that the machine has reached
-	Reads    event.Seq  // the reads that entries up to here ask for are done (paper §4.2)
+	// Disk says that what the machine has asked of disks by outputs up to here is done
+	// here too, as far as this copy does it itself (paper §4.1, §4.2).
+	Disk event.OutputID
 }
 
 // Bye ends a pair: its sender has left it, will never be part of it again, and

@@ -43,6 +43,7 @@ type Primary struct {
 		step event.Step
 	}
 	ready    bool      // the backup has loaded its snapshot
+	reads    Slots     // it reads these disks itself
 	holding  bool      // outputs wait for the backup, from before Activate is recorded
 	activate event.Seq // the entry Activate(owned+1), once it is recorded
 	opened   bool      // it has been sent
@@ -84,7 +85,7 @@ func (p *Primary) Attach(now Time, session uint64) error {
 	p.start.seq, p.start.step = 0, 0
 	p.log = window{}
 	p.life, p.progress = detector{last: now}, detector{last: now}
-	p.beats.heard, p.lease, p.stamp, p.trip, p.retryAfter, p.ready = 0, 0, 0, 0, 0, false
+	p.beats.heard, p.lease, p.stamp, p.trip, p.retryAfter, p.ready, p.reads = 0, 0, 0, 0, 0, false, 0
 	p.change(Syncing, "a backup was attached")
 	return nil
 }
@@ -259,10 +260,20 @@ func (p *Primary) Logged() event.Seq {
 }
 
 // MayEmit reports whether something that is no output of the machine, such as an
-// announcement of its address, may leave now. It needs no entry, but what an output
-// needs besides: nobody else is the VM.
+// announcement of its address, may leave now, or what was released earlier and
+// waited: a write for a read of the backup (paper §4.2). It needs no entry, but what
+// an output needs besides: nobody else is the VM.
 func (p *Primary) MayEmit(now Time) bool {
 	return p.state != Off && p.state != Halted && (!p.holding || p.limit(now) > 0)
+}
+
+// Reads reports whether there is a backup that reads a disk itself.
+func (p *Primary) Reads(d event.DeviceID) bool { return p.paired() && p.ready && p.reads.Has(d) }
+
+// Followed reports whether there may be a backup that executes the log: one that is
+// known, or one that was lost and may claim.
+func (p *Primary) Followed() bool {
+	return p.state == Syncing && p.ready || p.state == Protected || p.state == Claiming
 }
 
 func (p *Primary) release(now Time) {
@@ -380,7 +391,7 @@ func (p *Primary) Receive(now Time, m Message) {
 		if p.ready || !p.agreed || !p.begun {
 			err = errors.New("it is ready, but nobody waits for it")
 		}
-		p.ready = true
+		p.ready, p.reads = true, m.Reads
 		p.steer(now)
 	case Ack:
 		err = p.ack(now, m)
@@ -431,8 +442,8 @@ func (p *Primary) steer(now Time) {
 }
 
 func (p *Primary) ack(now Time, a Ack) error {
-	if !p.agreed || a.Echo > p.stamp || a.Reads > p.log.sent {
-		return fmt.Errorf("it acknowledges what was not sent: stamp %d, reads up to %d", a.Echo, a.Reads)
+	if !p.agreed || a.Echo > p.stamp {
+		return fmt.Errorf("it acknowledges what was not sent: stamp %d", a.Echo)
 	}
 	moved, err := p.log.ack(a.Received, a.Executed)
 	if err != nil {

@@ -36,7 +36,6 @@ func TestPrimaryDistrustsBackup(t *testing.T) {
 		"entries never sent":   Ack{Received: 1000, Echo: 1},
 		"executed, not sent":   Ack{Received: 2, Progress: Progress{Executed: 1000}},
 		"executed, not had":    Ack{Received: 1, Progress: Progress{Executed: 3}},
-		"reads never asked":    Ack{Received: 2, Progress: Progress{Reads: 1000}},
 		"echo from the future": Ack{Received: 2, Echo: far},
 		"a second ready":       Ready{},
 		"a beginning":          Begin{Seq: 2},
@@ -252,7 +251,7 @@ func TestWrongSnapshot(t *testing.T) {
 		w := newWorld(scenarioConfig())
 		b := w.attach(w.start("A"), "B", 7, 0, Second)
 		w.advance(10*Millisecond, nil)
-		if err := b.b.Loaded(b.now(), at.seq, at.step); err == nil || b.b.State() != Halted {
+		if err := b.b.Loaded(b.now(), at.seq, at.step, 0); err == nil || b.b.State() != Halted {
 			t.Errorf("entry %d, step %d: %v, it is %v", at.seq, at.step, err, b.b.State())
 		}
 	}
@@ -337,7 +336,7 @@ func TestNotNow(t *testing.T) {
 	if _, err := b.b.Primary(b.now()); !errors.Is(err, ErrState) {
 		t.Errorf("a primary out of a backup: %v", err)
 	}
-	if err := b.b.Loaded(b.now(), 0, 0); !errors.Is(err, ErrState) {
+	if err := b.b.Loaded(b.now(), 0, 0, 0); !errors.Is(err, ErrState) {
 		t.Errorf("a second snapshot: %v", err)
 	}
 	a.p.Claimed(a.now(), 2, Won)
@@ -444,5 +443,53 @@ func TestValidate(t *testing.T) {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestMayEmit shows that what was released and has not left is bound by the lease as
+// what is held: it may leave while the backup was heard of lately, and then only
+// when the claim is won.
+func TestMayEmit(t *testing.T) {
+	w, a, b := pair(t)
+	if !a.p.MayEmit(a.now()) || !a.p.Followed() {
+		t.Fatal("a protected primary may not emit")
+	}
+	b.stopped = true
+	seen := map[State]bool{}
+	w.advance(2*Second, func() {
+		may := a.p.MayEmit(a.now())
+		switch s := a.p.State(); {
+		case s == Claiming && may:
+			t.Fatal("it may emit while it claims")
+		case s == Protected && !may:
+			seen[s] = true
+		case s == Solo:
+			if seen[s] = true; !may || a.p.Followed() {
+				t.Fatal("alone, it may not emit")
+			}
+		}
+	})
+	if !seen[Protected] || !seen[Solo] {
+		t.Errorf("the lease never ended before the claim, or it was not won: %v", seen)
+	}
+}
+
+// TestReadySlots shows that a primary leaves out what is read of those disks only that
+// its backup has said it reads, and of none once the backup is lost.
+func TestReadySlots(t *testing.T) {
+	w := newWorld(scenarioConfig())
+	a := w.start("A")
+	b := w.attach(a, "B", 7, 0, Millisecond)
+	b.reads = Slots(0).With(3)
+	w.advance(20*Millisecond, nil)
+	for d := range event.DeviceID(10) {
+		if got := a.p.Reads(d); got != (d == 3) {
+			t.Errorf("disk %d: %v", d, got)
+		}
+	}
+	w.crash(b)
+	w.advance(2*Second, nil)
+	if a.p.State() != Solo || a.p.Reads(3) {
+		t.Errorf("in state %v the disk is read by a backup: %v", a.p.State(), a.p.Reads(3))
 	}
 }

@@ -48,9 +48,9 @@ const (
 //
 //	1 Hello    kind, version, role, machine, VM 16 bytes, arbiter's length and bytes,
 //	           epoch, session, timeout in ns, buffer in bytes, seq, step
-//	2 Ready    kind
+//	2 Ready    kind, slots of the disks that the backup reads itself
 //	3 Entries  kind, stamp in ns, then a batch of the codec up to the end, or nothing
-//	4 Ack      kind, received, executed, step, reads, echo in ns
+//	4 Ack      kind, received, executed, step, disk, echo in ns
 //	5 Bye      kind, reason, seq, then the text up to the end: at most 1024 bytes
 //	6 Begin    kind, seq, step
 //
@@ -65,7 +65,7 @@ func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
 		return appendUvarints(dst, uint64(m.Epoch), m.Session, uint64(m.Timeout), m.Buffer,
 			uint64(m.Seq), uint64(m.Step)), nil
 	case Ready:
-		return append(dst, wireReady), nil
+		return appendUvarints(append(dst, wireReady), uint64(m.Reads)), nil
 	case Begin:
 		return appendUvarints(append(dst, wireBegin), uint64(m.Seq), uint64(m.Step)), nil
 	case Entries:
@@ -76,7 +76,7 @@ func AppendMessage(dst []byte, m Message, codec Codec) ([]byte, error) {
 		return codec.Append(dst, m.Entries)
 	case Ack:
 		return appendUvarints(append(dst, wireAck), uint64(m.Received), uint64(m.Executed),
-			uint64(m.Step), uint64(m.Reads), uint64(m.Echo)), nil
+			uint64(m.Step), uint64(m.Disk), uint64(m.Echo)), nil
 	case Bye:
 		dst = appendUvarints(append(dst, wireBye, byte(m.Why)), uint64(m.Seq))
 		return append(dst, m.Text[:min(len(m.Text), maxText)]...), nil
@@ -102,7 +102,7 @@ func DecodeMessage(b []byte, codec Codec) (Message, error) {
 	case wireHello:
 		m = r.hello()
 	case wireReady:
-		m = Ready{}
+		m = r.ready()
 	case wireBegin:
 		m = Begin{Seq: event.Seq(r.uvarint()), Step: event.Step(r.uvarint())}
 	case wireEntries:
@@ -110,7 +110,7 @@ func DecodeMessage(b []byte, codec Codec) (Message, error) {
 	case wireAck:
 		m = Ack{
 			Received: event.Seq(r.uvarint()),
-			Progress: Progress{event.Seq(r.uvarint()), event.Step(r.uvarint()), event.Seq(r.uvarint())},
+			Progress: Progress{event.Seq(r.uvarint()), event.Step(r.uvarint()), event.OutputID(r.uvarint())},
 			Echo:     r.time(),
 		}
 	case wireBye:
@@ -145,6 +145,14 @@ func (r *reader) hello() Message {
 	h.Epoch, h.Session, h.Timeout, h.Buffer = event.Epoch(r.uvarint()), r.uvarint(), r.time(), r.uvarint()
 	h.Seq, h.Step = event.Seq(r.uvarint()), event.Step(r.uvarint())
 	return h
+}
+
+func (r *reader) ready() Message {
+	slots := r.uvarint()
+	if slots > 0xff {
+		r.fail("slots %#x", slots)
+	}
+	return Ready{Reads: Slots(slots)}
 }
 
 func (r *reader) entries(codec Codec) (Message, error) {

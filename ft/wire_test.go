@@ -47,13 +47,13 @@ var wireCases = []struct {
 	m   Message
 	hex string
 }{
-	{Hello{Version: 3, Role: RoleBackup, Machine: 300, VM: VM{0xaa, 15: 0xbb}, Arbiter: "f1", Epoch: 2, Session: 3, Timeout: 4, Buffer: 5, Seq: 6, Step: 7},
-		"01 03 02 ac02 aa0000000000000000000000000000bb 02 6631 02 03 04 05 06 07"},
-	{Ready{}, "02"},
+	{Hello{Version: 4, Role: RoleBackup, Machine: 300, VM: VM{0xaa, 15: 0xbb}, Arbiter: "f1", Epoch: 2, Session: 3, Timeout: 4, Buffer: 5, Seq: 6, Step: 7},
+		"01 04 02 ac02 aa0000000000000000000000000000bb 02 6631 02 03 04 05 06 07"},
+	{Ready{Reads: 9}, "0209"},
 	{Begin{Seq: 300, Step: 5}, "06 ac02 05"},
 	{Entries{Stamp: 128}, "03 8001"},
 	{Entries{Stamp: 1, Entries: []event.Entry{{Seq: 9, Step: 8, GoLive: true, Input: event.OutputMark{Last: 7}}}}, "03 01 09 08 01 07"},
-	{Ack{Received: 5, Progress: Progress{Executed: 4, Step: 3, Reads: 2}, Echo: 1}, "04 05 04 03 02 01"},
+	{Ack{Received: 5, Progress: Progress{Executed: 4, Step: 3, Disk: 2}, Echo: 1}, "04 05 04 03 02 01"},
 	{Bye{Why: Diverged, Seq: 5, Text: "why"}, "05 03 05 776879"},
 }
 
@@ -82,7 +82,7 @@ func TestWire(t *testing.T) {
 
 // TestWireRefuses shows bytes that are no message.
 func TestWireRefuses(t *testing.T) {
-	for _, h := range []string{"", "00", "07", "06", "0601", "0200", "01", "010302", "03", "0401", "04050403020100",
+	for _, h := range []string{"", "00", "07", "06", "0601", "02", "020000", "02ff02", "01", "010402", "03", "0401", "04050403020100",
 		"03ffffffffffffffffff01", "03ffffffffffffffffffff01", "030109", "05"} {
 		b, _ := hex.DecodeString(h)
 		if m, err := DecodeMessage(b, toyCodec); !errors.Is(err, ErrMessage) {
@@ -138,8 +138,8 @@ func TestHeartbeatBytes(t *testing.T) {
 	key := Key{1, 2, 3}
 	h := Heartbeat{VM: 0x1122334455667788, Epoch: 2, Counter: 3, Role: RoleBackup, Probe: true}
 	got := AppendHeartbeat(nil, h, &key)
-	want := "0303" + "1122334455667788" + "0000000000000002" + "0000000000000003" +
-		"45a8b342017a950760120850b2195cf1"
+	want := "0403" + "1122334455667788" + "0000000000000002" + "0000000000000003" +
+		"a117987dcf189233fecb2a4a2928b00f"
 	if hex.EncodeToString(got) != want || len(got) != HeartbeatSize {
 		t.Errorf("%x, want %s", got, want)
 	}

@@ -117,6 +117,7 @@ type (
 
 // proc is a replica: what drives a Primary or a Backup.
 type proc struct {
+	reads   Slots // disks that it reads itself, as a backup
 	w       *world
 	name    string
 	offset  Time    // of its clock
@@ -328,7 +329,7 @@ func (r *proc) step() {
 	if r.b != nil && r.loadAt != 0 && r.w.now >= r.loadAt && r.b.begun {
 		r.loadAt = 0
 		if r.b.paired() {
-			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp); err != nil {
+			if err := r.b.Loaded(r.now(), r.loadSeq, r.loadStp, r.reads); err != nil {
 				r.w.breach("%s: %v", r.name, err)
 			}
 		}
@@ -551,7 +552,7 @@ func (r *proc) execute() {
 		if m, ok := e.Input.(event.OutputMark); ok && (m.Last != r.vm.id || r.odd) {
 			r.todo, r.odd = nil, false
 			r.report()
-			r.b.Diverged(r.now(), Progress{r.seq, r.vm.step, r.seq}, r.vm.id, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
+			r.b.Diverged(r.now(), Progress{Executed: r.seq, Step: r.vm.step}, r.vm.id, e.Seq, fmt.Sprintf("output %d, not %d", r.vm.id, m.Last))
 			r.act()
 			return
 		}
@@ -564,7 +565,7 @@ func (r *proc) execute() {
 }
 
 func (r *proc) report() {
-	done := Progress{Executed: r.seq, Step: r.vm.step, Reads: r.seq}
+	done := Progress{Executed: r.seq, Step: r.vm.step}
 	if err := r.b.Executed(r.now(), done, r.vm.ended); err != nil {
 		r.w.breach("%s: %v", r.name, err)
 	}

@@ -44,6 +44,7 @@ type Device struct {
 	Capacity uint64 // of a disk, in bytes
 	ReadOnly bool
 	Serial   string
+	Disk     event.DiskMode
 	MAC      [6]byte
 	MTU      uint16
 }
@@ -114,6 +115,9 @@ func (c *Config) check(ram uint64) error {
 		if d.Kind > ConsoleDevice {
 			return fmt.Errorf("virtio slot %d: a device of unknown kind %d", i, d.Kind)
 		}
+		if d.Disk > event.ReplicatedFlush {
+			return fmt.Errorf("virtio slot %d: a disk of unknown mode %d", i, d.Disk)
+		}
 	}
 	for _, s := range c.Boot.Segments {
 		if off := s.Addr - mem.Base; s.Addr < mem.Base || off > ram || uint64(len(s.Data)) > ram-off {
@@ -157,6 +161,7 @@ func (c *Config) State(s *state.Coder) {
 		state.U64(s, &d.Capacity)
 		s.Bool(&d.ReadOnly)
 		str(s, &d.Serial, 64)
+		state.U8(s, &d.Disk)
 		s.Fixed(d.MAC[:])
 		state.U16(s, &d.MTU)
 	})

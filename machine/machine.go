@@ -42,7 +42,7 @@ import (
 
 // Version names the behaviour of the machine: two copies of a VM must agree on
 // it. It changes whenever the same inputs could lead to other bits.
-const Version = 1
+const Version = 2
 
 // quantum is the number of steps in one hart's turn.
 const quantum = 20_000
@@ -153,7 +153,7 @@ func (m *Machine) addVirtio(slot event.DeviceID, d Device) {
 	var dev bus.Device = virtio.Empty{}
 	switch d.Kind {
 	case DiskDevice:
-		dev = blk.New(slot, m.ram, line, m.emit, blk.Config{Capacity: d.Capacity, ReadOnly: d.ReadOnly, Serial: d.Serial})
+		dev = blk.New(slot, m.ram, line, m.emit, blk.Config{Capacity: d.Capacity, ReadOnly: d.ReadOnly, Serial: d.Serial, Mode: d.Disk})
 	case NetDevice:
 		dev = net.New(slot, m.ram, line, m.emit, net.Config{MAC: d.MAC, MTU: d.MTU})
 	case RNGDevice:

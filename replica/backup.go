@@ -17,7 +17,13 @@ import (
 func (r *Replica) turnBackup() (next ft.Time) {
 	r.b.Tick(r.now)
 	r.act()
-	if r.rep == nil || r.spoiled || r.done != nil || r.p != nil {
+	r.pollDisks()
+	r.act()
+	if r.rep == nil || !r.toldLoaded || r.spoiled || r.done != nil || r.p != nil {
+		return r.deadline()
+	}
+	r.beginOperations()
+	if r.done != nil || r.b.State() == ft.Halted {
 		return r.deadline()
 	}
 	wait, err := r.rep.Advance(r.cfg.Slice)
@@ -27,16 +33,16 @@ func (r *Replica) turnBackup() (next ft.Time) {
 		r.act()
 		return r.deadline()
 	}
-	seq, step := r.rep.Executed()
+	retry := r.beginOperations()
 	_, exited := r.m.Exited()
-	if err := r.b.Executed(r.now, ft.Progress{Executed: seq, Step: step, Reads: seq}, exited); err != nil {
+	if err := r.b.Executed(r.now, r.progress(), exited); err != nil {
 		r.report(Event{Kind: Trouble, Text: err.Error()})
 	}
 	r.act()
 	if wait == replay.WaitBudget {
 		return r.now
 	}
-	return r.deadline()
+	return min(retry, r.deadline())
 }
 
 func (r *Replica) deadline() ft.Time {
@@ -54,6 +60,9 @@ func (r *Replica) keepOutputs() {
 	for _, o := range r.rep.Outputs() {
 		if f, ok := o.Body.(event.FrameOut); ok {
 			r.announcer.learn(f)
+		}
+		if q, ok := o.Body.(event.DiskRequest); ok {
+			r.mirror(q, o.ID)
 		}
 		if o.External() {
 			r.held = append(r.held, heldOutput{o, r.now})
@@ -76,14 +85,16 @@ func (r *Replica) applied(e event.Entry) {
 		r.pace.follow(r.m, r.clock())
 	case event.Control:
 		r.heed(in)
+	case event.DiskDone:
+		r.settled(in)
 	}
 }
 
 // diverged reports that this copy is no longer the same machine.
 func (r *Replica) diverged(err error) {
 	r.spoiled = true
-	seq, step := r.rep.Executed()
-	done := ft.Progress{Executed: seq, Step: step, Reads: seq}
+	done := r.progress()
+	seq := done.Executed
 	if d := (*replay.Divergence)(nil); errors.As(err, &d) {
 		seq = d.Seq
 	}
@@ -103,7 +114,7 @@ func (r *Replica) goLive(a ft.GoLive) {
 		r.done = fmt.Errorf("%w: go live: %w", ErrHalted, err)
 		return
 	}
-	r.rep = nil
+	r.rep, r.reads = nil, 0
 	r.stats.Failovers++
 	r.beginAnnouncing()
 	if r.w.Channel != nil && !r.w.Channel.Welcome() {
@@ -156,6 +167,8 @@ func (r *Replica) boot(a ft.GoLive) error {
 	}
 	r.m, r.held, r.entropy, r.idle = m, nil, nil, false
 	r.announcer.known = nil
+	r.operations, r.strays = nil, nil
+	r.idBase += 1 << 40 // what was begun on a disk of our own is not the new machine's
 	r.rec = replay.NewRecorder(m, a.Seq, 0, r.append)
 	r.pace.start(m, r.now)
 	r.report(Event{Kind: Restarted, Epoch: a.Epoch, Seq: a.Seq,

@@ -16,11 +16,13 @@ import (
 
 // Packets of the channel begin with a byte that says what follows: a message of
 // package ft, a part of a clone, or the clone's last part behind the Seq of the
-// last entry that the machine contains (8 bytes, little-endian).
+// last entry that the machine contains (8 bytes, little-endian), or a part of a disk
+// (resync.go), in either direction.
 const (
 	packetMessage = 0
 	packetPart    = 1
 	packetLast    = 2
+	packetDisk    = 3
 )
 
 var codec = ft.Codec{Append: replay.AppendBatch, Read: replay.ReadBatch}
@@ -139,6 +141,10 @@ func (r *Replica) packet(b []byte) {
 		err = r.clonePart(b[1:])
 	case r.b != nil && b[0] == packetLast && len(b) > 8:
 		err = r.cloneLast(event.Seq(binary.LittleEndian.Uint64(b[1:])), b[9:])
+	case r.b != nil && b[0] == packetDisk:
+		err = r.diskPart(b[1:])
+	case r.p != nil && b[0] == packetDisk:
+		err = r.resyncReply(b[1:])
 	default:
 		err = fmt.Errorf("a packet of kind %d", b[0])
 	}
@@ -221,7 +227,8 @@ func (r *Replica) cloneLast(seq event.Seq, part []byte) error {
 	}
 	r.m, r.target = m, nil
 	r.rep = replay.NewReplayer(m, seq, m.LastOutput())
-	r.rep.Applied = r.applied
+	r.rep.Applied, r.rep.Ready = r.applied, r.ready
 	r.pace.start(m, r.now)
-	return r.b.Loaded(r.now, seq, m.Step())
+	r.tellLoaded()
+	return nil
 }

@@ -25,25 +25,40 @@ type clone struct {
 	still ft.Time   // since when the machine stands still for it; 0 if it runs
 }
 
-// attach begins to make a backup of whoever connected.
+// attach begins to make a backup of whoever connected: first its disks, if it has
+// disks of its own, then its memory.
 func (r *Replica) attach() {
 	r.now = r.clock()
-	began := r.now
-	source, err := migrate.NewSource(r.m)
+	r.stats.ResyncBytes = 0
+	r.resyncs, r.doubtful = r.newResyncs(), nil
+	var err error
+	if len(r.resyncs) == 0 {
+		err = r.beginClone()
+	}
 	if err == nil {
 		err = r.p.Attach(r.now, r.session())
 	}
 	if err != nil {
+		r.endClone()
 		r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
 		r.w.Channel.Hangup()
 		return
+	}
+	r.p.Connected(r.now)
+}
+
+func (r *Replica) beginClone() error {
+	began := r.now
+	source, err := migrate.NewSource(r.m)
+	if err != nil {
+		return err
 	}
 	r.source, r.clone = source, clone{began: began}
 	r.stats.ClonePause, r.stats.CloneTime, r.stats.CloneBytes = 0, 0, 0
 	seq, _ := r.rec.Executed()
 	r.report(Event{Kind: CloneBegan, Seq: seq, Text: fmt.Sprintf("%d MiB of memory", r.m.Config().RAM>>20)})
 	r.stood(began)
-	r.p.Connected(r.now)
+	return nil
 }
 
 // stood notes that the machine stood still since a moment. The making of a part, some
@@ -55,21 +70,26 @@ func (r *Replica) stood(since ft.Time) {
 // sendClone does what is due for a clone: a part, or the end of the rounds. The
 // machine may run afterwards, unless still is set. due is when there is more to do.
 func (r *Replica) sendClone() (still bool, due ft.Time) {
+	disks := r.sendDisks()
 	if r.source == nil {
-		return false, ft.Never
+		if len(r.resyncs) == 0 || !r.resyncsAre((*resync).nearlyDone) {
+			return false, disks
+		}
+		if err := r.beginClone(); err != nil {
+			r.giveUpBackup("clone: " + err.Error())
+			return false, ft.Never
+		}
 	}
 	c := &r.clone
 	switch {
 	case r.w.Channel.Backlog() >= cloneBacklog:
 		c.due = r.now + ft.Millisecond // the network is the slower one
 	case r.now < c.due:
+	case r.source.Settled() && !r.resyncsAre((*resync).nearlyDone), r.source.Frozen() && !r.resyncsAre((*resync).gone):
+		c.due = r.now + ft.Millisecond // the disks are
 	case r.source.Settled():
 		if err := r.freeze(); err != nil {
-			r.report(Event{Kind: Trouble, Text: "clone: " + err.Error()})
-			if err := r.p.Detach(r.now, "its clone failed: "+err.Error()); err != nil {
-				r.report(Event{Kind: Trouble, Text: err.Error()})
-			}
-			r.act()
+			r.giveUpBackup("clone: " + err.Error())
 			return false, ft.Never
 		}
 	default:
@@ -90,7 +110,7 @@ func (r *Replica) sendClone() (still bool, due ft.Time) {
 	if !still {
 		c.still = 0
 	}
-	return still, c.due
+	return still, min(c.due, disks)
 }
 
 // freeze ends the rounds: the present step is that of the clone, and the log is
@@ -99,6 +119,9 @@ func (r *Replica) freeze() error {
 	began := r.clock()
 	if err := r.source.Freeze(); err != nil {
 		return err
+	}
+	for _, x := range r.resyncs {
+		x.frozen = true
 	}
 	r.clone.seq, _ = r.rec.Executed()
 	if err := r.p.Begin(r.now, r.m.Step()); err != nil {
@@ -169,6 +192,7 @@ func (r *Replica) noteProgress() {
 
 // endClone gives up what is left of a clone; the machine is as it was.
 func (r *Replica) endClone() {
+	r.resyncs = nil
 	if r.source != nil {
 		r.source.Close()
 		r.source, r.stats.CloneLeft = nil, 0

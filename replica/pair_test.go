@@ -56,6 +56,10 @@ type pair struct {
 	others string // arbiter of the backup
 	rate   int    // of clones
 	sinks  map[*copyOf]func(event.Entry)
+	reads  bool   // by the backup
+	ring   uint64 // sectors on which the guest writes, if they are few
+	stop   bool   // on a disk's error
+	own    bool   // each copy has a disk of its own
 }
 
 // eachSeed runs a scenario in many worlds.
@@ -80,6 +84,7 @@ func newPair(t testing.TB, seed uint64, cfg machine.Config, options ...func(p *p
 		}
 	}
 	p.vm = p.w.VM(machinetest.DiskSize, machinetest.DiskSlot, machinetest.NetSlot)
+	p.vm.Storage.Readers = p.reads
 	p.vm.LAN.Answer = echo
 	p.vm.LAN.Loss = 20
 	p.a, p.b = p.process("a"), p.process("b")
@@ -112,6 +117,9 @@ func echo(f []byte) []byte {
 func (p *pair) process(name string) *copyOf {
 	c := &copyOf{p: p.w.Process(name)}
 	c.site = p.vm.Site(c.p)
+	if p.own {
+		c.site.Own = p.vm.OwnDisk()
+	}
 	c.p.Turn = func() (world.Time, bool) {
 		at, ended := c.Turn()
 		p.watch(c)
@@ -168,6 +176,10 @@ func (p *pair) config(c *copyOf) replica.Config {
 	}
 	cfg.FT.VM, cfg.FT.Machine = ft.VM{1}, machine.Version
 	cfg.CloneRate = p.rate
+	cfg.StopOnDiskError = p.stop
+	if p.reads {
+		cfg.Reads = cfg.Reads.With(machinetest.DiskSlot)
+	}
 	cfg.Slice, cfg.HashEvery = 2000, 5*ft.Millisecond
 	cfg.Report = func(e replica.Event) {
 		c.events = append(c.events, e)
@@ -321,12 +333,35 @@ func (p *pair) checkConsole() {
 		}
 	}
 	delete(printed, next) // a guest that was reset is about to write it again
+	sectors := uint64(4096)
+	if p.ring > 0 {
+		sectors = p.ring
+	}
 	for n, hash := range printed {
-		sector := p.vm.Storage.Bytes[n*512:]
+		if p.ring > 0 && n+p.ring <= next {
+			continue // written over
+		}
+		sector := p.disk()[n%sectors*512:]
 		if m, got := binary.LittleEndian.Uint64(sector), binary.LittleEndian.Uint64(sector[8:]); m != n || got != hash {
 			p.t.Errorf("sector %d has %d, hash %x; the guest printed hash %x", n, m, got, hash)
 		}
 	}
+}
+
+// disk is what the VM has on its disk: the live copy's, if each has its own.
+func (p *pair) disk() []byte {
+	if !p.own {
+		return p.vm.Storage.Bytes
+	}
+	for _, c := range p.copies {
+		switch c.state() {
+		case ft.Solo, ft.Syncing, ft.Protected, ft.Claiming:
+			if c.Role() == ft.RolePrimary && !c.p.Gone() {
+				return c.site.Own.Bytes
+			}
+		}
+	}
+	return p.copies[0].site.Own.Bytes
 }
 
 // checkFrames: what was sent again is what was sent.

@@ -27,6 +27,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		r.p.Fenced(r.now, err.Error())
 		return r.now
 	}
+	r.confirmDisks()
 	r.handOver()
 	r.announce()
 	still, due := r.sendClone()
@@ -36,6 +37,8 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	case still || r.p.Status().Wait != "":
 		return min(due, r.p.Deadline()) // an acknowledgement wakes it
+	case r.stopped: // until the operator has seen to a disk
+		return min(due, r.p.Deadline())
 	case r.now < r.resumeAt:
 		return min(due, r.resumeAt, r.p.Deadline())
 	}
@@ -140,6 +143,12 @@ func (r *Replica) append(e event.Entry) {
 // time first.
 func (r *Replica) takeInputs() {
 	r.wake(r.timerDue())
+	for _, done := range r.finished {
+		if !r.keepsError(done) {
+			r.complete(done)
+		}
+	}
+	r.finished = nil
 	for slot, d := range r.devices.Disks {
 		for d != nil && r.done == nil {
 			done, ok := d.Poll()
@@ -147,8 +156,7 @@ func (r *Replica) takeInputs() {
 				break
 			}
 			done.Device = event.DeviceID(slot)
-			r.wake(true)
-			r.record(done)
+			r.completed(done)
 		}
 	}
 	r.moreFrames, r.blocked = false, 0
@@ -310,7 +318,7 @@ func (r *Replica) collect() {
 			continue
 		case event.DiskRequest:
 			if !o.External() && !r.behindHeld(body) {
-				r.submit(body)
+				r.submit(body, o.ID)
 				continue
 			}
 		}
@@ -381,7 +389,7 @@ func (r *Replica) emit(o event.Output) {
 			n.Send(body.Frame)
 		}
 	case event.DiskRequest:
-		r.submit(body)
+		r.submit(body, o.ID)
 	case event.ConsoleOut:
 		if body.Device == r.cfg.Console {
 			r.w.Terminal.Write(body.Offset, body.Data)
@@ -392,17 +400,19 @@ func (r *Replica) emit(o event.Output) {
 	}
 }
 
-func (r *Replica) submit(q event.DiskRequest) {
-	if d := r.devices.Disks[q.Device]; d != nil {
-		d.Submit(q)
-	}
-}
-
 // reissue begins again all disk I/O whose outcome is not known (paper §3.4), and
-// answers what else the machine waits for.
+// answers what else the machine waits for. What a backup has begun on a disk of its own
+// goes on there.
 func (r *Replica) reissue() {
 	for _, q := range r.m.PendingDisk() {
-		r.submit(q)
+		switch o := r.operation(q.Device, q.ID); {
+		case o != nil && q.Mode.Own() && o.done:
+			r.finished = append(r.finished, o.outcome)
+		case o != nil && q.Mode.Own() && o.begun: // in progress on a disk that is ours as ever
+		default:
+			r.submit(q, 0)
+		}
 	}
+	r.operations = nil
 	r.entropy = r.m.PendingEntropy()
 }

@@ -39,6 +39,12 @@ type Config struct {
 	HashEvery ft.Time
 	// Console is the one that the terminal belongs to; what others print is dropped.
 	Console event.DeviceID
+	// Reads are the disks that a backup reads itself, so that the log need not carry what
+	// they hold (paper §4.2): as far as both copies say so.
+	Reads ft.Slots
+	// StopOnDiskError keeps an error of a disk from the guest: its machine stops until
+	// Resume or ReportDiskErrors.
+	StopOnDiskError bool
 	// Sink, if set, is given each entry of the log: a recording.
 	Sink func(event.Entry) error
 	// CloneRate bounds the bytes that a clone sends in a second; 0: what the network
@@ -95,6 +101,10 @@ const (
 	Trouble      EventKind = "trouble"
 	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
+	DiskFailed   EventKind = "disk-error"
+	ResyncBegan  EventKind = "resync-began"
+	ResyncRound  EventKind = "resync"
+	ResyncEnded  EventKind = "resync-ended"
 )
 
 // Replica is one copy of a VM.
@@ -128,6 +138,26 @@ type Replica struct {
 
 	spoiled bool // the backup's machine has diverged
 
+	// Disk requests, see reads.go and follow.go.
+	readings   []reading       // of a primary: what the backup reads itself
+	parked     []parkedRequest // of a primary: released, but for what the backup reads
+	following  world.Pending[world.Devices]
+	followErr  error
+	toldLoaded bool         // of a backup: it has said Ready
+	reads      ft.Slots     // of a backup: disks that it reads itself
+	operations []*operation // of a backup, in the order in which its machine asked
+	diskDone   event.OutputID
+	flushes    []flush             // of a primary: those that wait for both disks
+	doubtful   []event.DiskRequest // of a primary: writes to its own disk that failed
+	strays     []event.DiskRequest // of a backup: begun on its own disk, and of no more use
+	finished   []event.DiskDone    // done by a backup that went live, to be recorded
+	idBase     uint64              // of requests, for a VM that was booted again: see boot
+	broken     []brokenRequest     // see diskerror.go
+	stopped    bool                // the machine, for the operator to see to a disk
+	resyncs    []*resync
+	resyncID   uint64
+	resynced   resynced
+
 	claim, fence pendingQuestion
 	redial       ft.Time // of a backup to which nobody has spoken: when to try again, or 0
 	acting       bool    // act is under way
@@ -159,6 +189,11 @@ type Stats struct {
 	Released  uint64  // external outputs
 	Delay     ft.Time // that these were held, in sum
 	Failovers uint64
+
+	ReadWaits   uint64 // writes that waited for a read of the backup
+	DiskRetries uint64 // requests of a backup that failed at first
+	ResyncBytes uint64 // of blocks sent to bring the newest backup's disks up to date
+	ResyncLeft  uint64 // bytes of a disk that are to be compared or sent
 
 	Waits    uint64             // times that the machine of a primary had to wait for the backup
 	WaitTime ft.Time            // in sum
@@ -202,6 +237,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	}
 	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
+	r.following = w.Site.Follow()
 	return r, nil
 }
 
@@ -375,6 +411,7 @@ func (r *Replica) changed(c ft.Changed) {
 		r.done = fmt.Errorf("%w: %s", ErrHalted, c.Why)
 	case ft.Solo:
 		r.endClone()
+		r.forgetReads()
 	case ft.Draining:
 		st := r.b.Status()
 		r.report(Event{Kind: Drain, Seq: st.Acked, Text: fmt.Sprintf("%d entries to execute", st.Acked-st.Backup.Executed)})
@@ -402,6 +439,7 @@ type pendingQuestion struct {
 }
 
 func (r *Replica) pollQuestions() {
+	r.pollFollowed()
 	if q := r.claim; q.claim != nil {
 		if won, err, ok := q.claim.Poll(); ok {
 			r.claim = pendingQuestion{}
@@ -412,13 +450,23 @@ func (r *Replica) pollQuestions() {
 		if devices, err, ok := q.open.Poll(); ok {
 			r.fence = pendingQuestion{}
 			if err == nil {
-				r.devices = devices
+				r.replaceDevices(devices)
 			} else {
 				r.report(Event{Kind: Trouble, Text: "fencing older epochs: " + err.Error()})
 			}
 			r.b.Fenced(r.now, q.epoch, err)
 		}
 	}
+}
+
+// replaceDevices takes the devices of a new epoch in place of those that a backup had.
+func (r *Replica) replaceDevices(devices world.Devices) {
+	for i, d := range r.devices.Disks {
+		if d != nil && d != devices.Disks[i] {
+			d.Close()
+		}
+	}
+	r.devices = devices
 }
 
 func (r *Replica) claimed(epoch event.Epoch, won bool, err error) {

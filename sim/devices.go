@@ -21,9 +21,13 @@ type Storage struct {
 	Bytes   []byte
 	Delay   [2]world.Time // least and greatest, of an operation
 	Fail    int           // one operation in so many fails; 0 for none
-	Stall   int           // and one takes up to StallBy more
+	Torn    bool          // a failed write leaves something else there
+	Stall   int           // one operation in so many takes up to StallBy more
 	StallBy world.Time
 	Down    bool // nothing is done
+	// Readers lets backups read the disk, of whose reads one in FailReads fails.
+	Readers   bool
+	FailReads int
 	// Wrote, if set, sees each write and discard as it is submitted.
 	Wrote func(p *Process, epoch event.Epoch, q event.DiskRequest)
 
@@ -31,6 +35,7 @@ type Storage struct {
 	v      *VM
 	slot   event.DeviceID
 	disk   *Disk // of the newest epoch
+	own    bool  // of one host: nobody else writes there
 	stable []byte
 	unsafe []bool // by sector: written since it was stable
 }
@@ -45,6 +50,7 @@ type Disk struct {
 	busy   []event.DiskRequest // started, in order
 	done   []event.DiskDone
 	fenced bool
+	reader bool
 }
 
 func newStorage(w *World, v *VM, size uint64, slot event.DeviceID) *Storage {
@@ -60,12 +66,18 @@ func (s *Storage) open(site *Site) *Disk {
 	return s.disk
 }
 
+// reader returns a connection that only reads, and is in nobody's way.
+func (s *Storage) reader(site *Site) *Disk { return &Disk{s: s, site: site, reader: true} }
+
 // drain ends a connection: each operation that was started happens, doesn't, or is torn.
 func (d *Disk) drain() {
 	for _, q := range d.busy {
 		d.s.tear(q)
 	}
 	d.fenced, d.busy, d.done = true, nil, nil
+	if d.s.own {
+		d.queue = overlap.Queue{}
+	}
 	d.site.p.Wake()
 }
 
@@ -114,7 +126,12 @@ func (s *Storage) PowerLoss() {
 func (d *Disk) Submit(q event.DiskRequest) {
 	d.site.p.touch()
 	if q.Op != event.DiskRead && q.Op != event.DiskFlush {
-		d.site.owns("a write")
+		if d.reader {
+			d.s.w.Breach("%s writes by a connection that is to read", d.site.p.Name)
+		}
+		if !d.s.own {
+			d.site.owns("a write")
+		}
 		if d.s.Wrote != nil && !d.fenced {
 			d.s.Wrote(d.site.p, d.site.epoch, q)
 		}
@@ -158,9 +175,17 @@ func (d *Disk) finish(q event.DiskRequest) {
 		}
 	}
 	done := event.DiskDone{ID: q.ID, Status: event.DiskIOError}
-	if d.s.w.chance.OneIn(d.s.Fail) {
+	often := d.s.Fail
+	if d.reader {
+		often = d.s.FailReads
+	}
+	if d.s.w.chance.OneIn(often) {
 		d.s.w.Mark("a disk operation fails")
-		d.s.tear(q)
+		if d.s.Torn && q.Op == event.DiskWrite {
+			d.s.w.chance.Fill(d.s.Bytes[q.Offset : q.Offset+q.Length/2])
+		} else {
+			d.s.tear(q)
+		}
 	} else {
 		done.Status, done.Data = event.DiskOK, d.s.run(q)
 	}

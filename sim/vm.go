@@ -83,6 +83,23 @@ type Site struct {
 	NoSwitch bool       // and the switch
 	Slow     world.Time // added to claims and fences
 	epoch    event.Epoch
+	// Own, if set, is the disk of this host, in place of the shared one.
+	Own  *Storage
+	disk *Disk // of Own, once it is open
+}
+
+// OwnDisk returns a disk for one host, as large as the shared one.
+func (v *VM) OwnDisk() *Storage {
+	s := newStorage(v.w, v, uint64(len(v.Storage.Bytes)), v.Storage.slot)
+	s.own = true
+	return s
+}
+
+func (s *Site) ownDisk() *Disk {
+	if s.disk == nil {
+		s.disk = s.Own.open(s)
+	}
+	return s.disk
 }
 
 // Site returns a process's way to the outside.
@@ -137,6 +154,29 @@ func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 	return o
 }
 
+// Follow implements world.Site.
+func (s *Site) Follow() world.Pending[world.Devices] {
+	o := &outcome[world.Devices]{done: !s.v.Storage.Readers && s.Own == nil}
+	switch {
+	case s.Own != nil:
+		s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
+			o.done = true
+			o.v.Disks[s.v.Storage.slot] = s.ownDisk()
+			s.p.Wake()
+		})
+	case !o.done:
+		s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
+			if o.done = true; s.v.w.chance.OneIn(8) {
+				o.err = errors.New("the store does not answer")
+			} else {
+				o.v.Disks[s.v.Storage.slot] = s.v.Storage.reader(s)
+			}
+			s.p.Wake()
+		})
+	}
+	return o
+}
+
 // OpenNow opens the devices for an epoch; older ones are fenced.
 func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 	s.v.w.Trace("%s opens epoch %d", s.p.Name, epoch)
@@ -144,7 +184,11 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 		s.v.w.Breach("%s opens epoch %d, which belongs to %q", s.p.Name, epoch, r.Owner)
 	}
 	s.epoch, s.v.current, s.v.opened = epoch, s, epoch
-	d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
+	if s.Own != nil {
+		d.Disks[s.v.Storage.slot] = s.ownDisk()
+	} else {
+		d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
+	}
 	d.Networks[s.v.LAN.slot] = s.v.LAN.open(s)
 	return d
 }

@@ -22,12 +22,14 @@ import (
 // any order.
 type conn struct {
 	store    *store
-	nc       net.Conn
+	raw      net.Conn
+	nc       net.Conn // raw, or TLS over it
 	r        *bufio.Reader
 	log      *slog.Logger
 	noZeroes bool
 
 	export  *export       // set by negotiate
+	reader  bool          // so is this: it may not write
 	turn    turn          // guarded by export.mu
 	ended   bool          // guarded by export.mu: a newer turn has begun
 	cut     atomic.Bool   // set with ended: start nothing more
@@ -52,6 +54,7 @@ type job struct {
 func newConn(s *store, nc net.Conn) *conn {
 	return &conn{
 		store:   s,
+		raw:     nc,
 		nc:      nc,
 		r:       bufio.NewReaderSize(nc, 64<<10),
 		log:     s.log.With("client", nc.RemoteAddr()),
@@ -62,7 +65,7 @@ func newConn(s *store, nc net.Conn) *conn {
 }
 
 func (c *conn) serve() {
-	defer c.nc.Close()
+	defer func() { c.nc.Close() }()
 	defer close(c.drained)
 	err := c.negotiate()
 	if c.export != nil {
@@ -81,7 +84,7 @@ func (c *conn) serve() {
 // done; what was only received is dropped, as if it had been lost on the way.
 func (c *conn) end() {
 	c.cut.Store(true)
-	c.nc.Close()
+	c.raw.Close() // TLS might wait to say goodbye
 }
 
 // finish lets the connection end after what it has in progress: no further
@@ -90,8 +93,8 @@ func (c *conn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closing = true
-	c.nc.SetReadDeadline(time.Now())
-	c.nc.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	c.raw.SetReadDeadline(time.Now())
+	c.raw.SetWriteDeadline(time.Now().Add(5 * time.Second))
 }
 
 // allow gives the client this long to go on, or for ever if it is 0.
@@ -101,9 +104,9 @@ func (c *conn) allow(d time.Duration) {
 	switch {
 	case c.closing: // has its deadline already
 	case d == 0:
-		c.nc.SetDeadline(time.Time{})
+		c.raw.SetDeadline(time.Time{})
 	default:
-		c.nc.SetDeadline(time.Now().Add(d))
+		c.raw.SetDeadline(time.Now().Add(d))
 	}
 }
 
@@ -217,7 +220,7 @@ func (c *conn) check(r wire.Request) uint32 {
 		return wire.EINVAL
 	case r.Command == wire.CmdFlush:
 		return 0
-	case change && c.export.readOnly:
+	case change && c.readOnly():
 		return wire.EPERM
 	case outside && (r.Command == wire.CmdWrite || r.Command == wire.CmdWriteZeroes):
 		return wire.ENOSPC
@@ -226,6 +229,8 @@ func (c *conn) check(r wire.Request) uint32 {
 	}
 	return 0
 }
+
+func (c *conn) readOnly() bool { return c.reader || c.export.readOnly }
 
 var errCut = errors.New("fenced by a newer connection")
 
@@ -261,7 +266,7 @@ func (c *conn) run(j job) (data []byte, err error) {
 	case wire.CmdFlush:
 		return nil, d.Sync()
 	}
-	if err == nil && j.Flags&wire.CmdFlagFUA != 0 {
+	if err == nil && (j.Flags&wire.CmdFlagFUA != 0 || c.store.cfg.SyncWrites) {
 		err = d.Sync()
 	}
 	return nil, err
@@ -304,7 +309,7 @@ func (c *conn) respond(req wire.Request, code uint32, data []byte) {
 		return
 	}
 	if !c.closing {
-		c.nc.SetWriteDeadline(time.Now().Add(sendTime))
+		c.raw.SetWriteDeadline(time.Now().Add(sendTime))
 	}
 	b := net.Buffers{head, data}
 	if len(data) == 0 {
@@ -312,7 +317,7 @@ func (c *conn) respond(req wire.Request, code uint32, data []byte) {
 	}
 	if _, err := b.WriteTo(c.nc); err != nil {
 		c.sendDead = true
-		c.nc.Close()
+		c.raw.Close()
 	}
 }
 

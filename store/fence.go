@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"tandem/host/filedisk"
 	"tandem/host/nbd/wire"
 )
 
@@ -70,6 +71,9 @@ func (x *export) take(c *conn, n wire.Name) (before []*conn, err error) {
 	if err := x.check(n); err != nil {
 		return nil, err
 	}
+	if n.Reader {
+		return nil, nil // in no turn: it changes nothing
+	}
 	c.turn = turn{n.Epoch, n.Try}
 	if n.Try == 0 && n.Epoch == x.newest.epoch {
 		c.turn = x.newest
@@ -90,7 +94,7 @@ func (x *export) take(c *conn, n wire.Name) (before []*conn, err error) {
 
 func (x *export) check(n wire.Name) error {
 	switch {
-	case x.readOnly:
+	case x.readOnly, n.Reader:
 		return nil
 	case n.Epoch == 0 && x.newest.epoch > 0 && x.allowUnprotected:
 		return nil
@@ -170,24 +174,7 @@ func loadEpoch(path string) (uint64, error) {
 	return epoch, nil
 }
 
-// saveEpoch replaces the file in one step and durably: a crash leaves the old
-// epoch or the new.
+// saveEpoch replaces the file in one step and durably.
 func saveEpoch(path string, epoch uint64) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = fmt.Fprintln(temp, epoch)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return filedisk.Replace(path, fmt.Appendln(nil, epoch))
 }

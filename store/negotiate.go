@@ -3,6 +3,8 @@
 package store
 
 import (
+	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,6 +18,8 @@ const maxOptions = 64 // of one client, before it chooses an export
 var (
 	errBye  = errors.New("the client left")
 	errText = errors.New("not an NBD client")
+
+	errPlain = errors.New("the client doesn't use TLS, which is required")
 )
 
 // option is a client's option with all its data.
@@ -66,18 +70,49 @@ func (c *conn) readOption() (o option, err error) {
 }
 
 func (c *conn) answer(o option) (entered bool, err error) {
+	switch {
+	case o.kind == wire.OptAbort:
+		c.reply(o, wire.RepAck, nil)
+		return false, errBye
+	case o.kind == wire.OptStartTLS:
+		return false, c.startTLS(o)
+	case c.store.cfg.TLS == nil || c.nc != c.raw:
+	case o.kind == wire.OptExportName: // has no place for an error
+		return false, errPlain
+	default:
+		return false, c.reply(o, wire.RepErrTLS, []byte("start TLS first: this store serves nobody without"))
+	}
 	switch o.kind {
 	case wire.OptExportName:
 		return true, c.exportName(string(o.data))
-	case wire.OptAbort:
-		c.reply(o, wire.RepAck, nil)
-		return false, errBye
 	case wire.OptList:
 		return false, c.list(o)
 	case wire.OptInfo, wire.OptGo:
 		return c.infoOrGo(o)
 	}
 	return false, c.reply(o, wire.RepErrUnsup, nil)
+}
+
+// startTLS encrypts all that follows. What was sent behind the request before it
+// was answered could be anybody's and ends the connection.
+func (c *conn) startTLS(o option) error {
+	switch {
+	case c.store.cfg.TLS == nil:
+		return c.reply(o, wire.RepErrPolicy, []byte("this store has no certificate; use it without TLS"))
+	case len(o.data) > 0 || c.nc != c.raw:
+		return c.reply(o, wire.RepErrInvalid, []byte("TLS is started once, and takes no data"))
+	case c.r.Buffered() > 0:
+		return errText
+	}
+	if err := c.reply(o, wire.RepAck, nil); err != nil {
+		return err
+	}
+	t := tls.Server(c.raw, c.store.cfg.TLS)
+	if err := t.Handshake(); err != nil {
+		return fmt.Errorf("TLS: %w", err)
+	}
+	c.nc, c.r = t, bufio.NewReaderSize(t, 64<<10)
+	return nil
 }
 
 func (c *conn) list(o option) error {
@@ -105,7 +140,8 @@ func (c *conn) infoOrGo(o option) (entered bool, err error) {
 		return false, c.reply(o, kind, []byte(text))
 	}
 	c.allow(handshakeTime) // waiting for others took none of it
-	b := wire.AppendOptReply(nil, o.kind, wire.RepInfo, c.exportInfo(x))
+	n, _ := wire.ParseName(asked)
+	b := wire.AppendOptReply(nil, o.kind, wire.RepInfo, exportInfo(x, x.readOnly || n.Reader))
 	for _, i := range infos {
 		if d := c.info(x, i); d != nil {
 			b = wire.AppendOptReply(b, o.kind, wire.RepInfo, d)
@@ -122,7 +158,7 @@ func (c *conn) exportName(asked string) error {
 		return err
 	}
 	c.allow(handshakeTime)
-	b := c.exportInfo(x)[2:]
+	b := exportInfo(x, c.readOnly())[2:]
 	if !c.noZeroes {
 		b = append(b, make([]byte, wire.ExportNamePad)...)
 	}
@@ -148,7 +184,7 @@ func (c *conn) choose(asked string, enter bool) (*export, error) {
 		c.log.Warn("client refused", "export", asked, "reason", err)
 		return nil, err
 	}
-	c.export = x
+	c.export, c.reader = x, n.Reader
 	c.log = c.log.With("export", asked)
 	return x, nil
 }
@@ -164,9 +200,9 @@ func explain(err error) (kind uint32, text string) {
 	return wire.RepErrPlatform, "the store can't keep the epoch; its log says why"
 }
 
-func (c *conn) exportInfo(x *export) []byte {
+func exportInfo(x *export, readOnly bool) []byte {
 	flags := uint16(wire.FlagHasFlags | wire.FlagFlush | wire.FlagFUA | wire.FlagTrim | wire.FlagWriteZeroes | wire.FlagCanMultiConn)
-	if x.readOnly {
+	if readOnly {
 		flags = wire.FlagHasFlags | wire.FlagReadOnly | wire.FlagFlush | wire.FlagCanMultiConn
 	}
 	b := binary.BigEndian.AppendUint16(nil, wire.InfoExport)

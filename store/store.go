@@ -25,13 +25,18 @@
 // export makes a new store wait, in effect, for the last operation of the old.
 //
 // A write is acknowledged when it is in the server's file: from then on every
-// host reads it here (design §6). A flush makes it durable.
+// host reads it here (design §6). A flush, or a write with FUA, is acknowledged when
+// fdatasync has returned: from then on the data survives the loss of power, as far
+// as the disk tells the truth. One failed fdatasync fails all later flushes: the
+// kernel has forgotten what it couldn't write.
 //
-// Clients are not authenticated; keep the port on the storage network.
+// With TLS clients must start it before anything else, and show a certificate of
+// the same CA. Without, nobody is authenticated: keep the port on the storage network.
 package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +49,9 @@ import (
 	"sync"
 	"time"
 
+	"tandem/host/certs"
 	"tandem/host/filedisk"
+	"tandem/host/nbd/wire"
 )
 
 // Limits for clients.
@@ -77,7 +84,25 @@ type Config struct {
 	// from it: use it while the VM is stopped.
 	AllowUnprotected bool
 
+	// TLS, if set, is required of each client, and its certificate too if this says so.
+	TLS *tls.Config
+
+	// SyncWrites makes each change durable before it is acknowledged, for clients that
+	// never flush.
+	SyncWrites bool
+
 	Log *slog.Logger // nil for none
+}
+
+// LoadTLS reads a server's TLS configuration from a folder in which files have their
+// standard names (certs.LoadStandard). Clients must have a certificate of the same CA.
+func LoadTLS(dir string) (*tls.Config, error) {
+	cert, pool, err := certs.LoadStandard(dir, certs.Server)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}, nil
 }
 
 // Serve serves on ln until ctx ends, and then ends what is in progress, tells
@@ -229,7 +254,7 @@ func (s *store) close() error {
 
 // description lets a client notice that this host was restarted between two of
 // its connections, and with it lost what had been written but not flushed.
-func (s *store) description() string { return "tandem store, boot " + s.boot }
+func (s *store) description() string { return wire.StorePrefix + ", boot " + s.boot }
 
 // disk is what an export needs of filedisk.File; tests put others in its place.
 type disk interface {

@@ -14,9 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"tandem/host/certs"
 	"tandem/host/nbd/wire"
 )
 
@@ -370,6 +372,109 @@ func tool(t *testing.T, pkg, name string, args ...string) string {
 	return string(out)
 }
 
+// Standard clients use TLS with the folder that we make; without a certificate of
+// the CA, or without TLS, nobody gets in.
+func TestStandardClientsTLS(t *testing.T) {
+	dir, stranger := t.TempDir(), t.TempDir()
+	for _, d := range []string{dir, stranger} {
+		ca, err := certs.NewCA("store")
+		if err == nil {
+			err = ca.SaveStandard(d, []string{"127.0.0.1"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	secure, err := LoadTLS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := newDisk(t)
+	s := start(t, Config{TLS: secure, Exports: []Export{{Name: "disk", Path: path}, {Name: "ro", Path: newDisk(t), ReadOnly: true}}}, nil)
+	url := "nbds://" + s.addr + "/disk?tls-certificates=" + dir
+	if out := tool(t, "libnbd-bin", "nbdinfo", url); !strings.Contains(out, "with TLS") || !strings.Contains(out, "export-size: 8388608") {
+		t.Errorf("nbdinfo: %s", out)
+	}
+	source := filepath.Join(t.TempDir(), "source")
+	want := bytes.Repeat([]byte("tandem!\n"), size/8)
+	if err := os.WriteFile(source, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "libnbd-bin", "nbdcopy", "--flush", source, url)
+	if got, _ := os.ReadFile(path); !bytes.Equal(got, want) {
+		t.Error("nbdcopy left other contents in the file")
+	}
+	host, port, _ := net.SplitHostPort(s.addr)
+	out := tool(t, "qemu-utils", "qemu-img", "convert", "--object", "tls-creds-x509,id=t,endpoint=client,dir="+dir, "--image-opts", "-O", "raw",
+		"driver=nbd,host="+host+",port="+port+",export=disk,tls-creds=t", source+".back")
+	if got, _ := os.ReadFile(source + ".back"); !bytes.Equal(got, want) {
+		t.Errorf("qemu-img read other contents: %s", out)
+	}
+	if out := tool(t, "libnbd-bin", "nbdinfo", strings.Replace(url, "/disk", "/ro", 1)); !strings.Contains(out, "is_read_only: true") {
+		t.Errorf("nbdinfo of a read-only export: %s", out)
+	}
+	for _, bad := range []string{"nbd://" + s.addr + "/disk", "nbds://" + s.addr + "/disk?tls-certificates=" + stranger} {
+		if out, err := exec.Command("nbdinfo", bad).CombinedOutput(); err == nil {
+			t.Errorf("%s was let in: %s", bad, out)
+		}
+	}
+	c := dial(t, s.addr)
+	if kind, _ := c.enter("disk"); kind != wire.RepErrTLS {
+		t.Errorf("plain text: reply %#x", kind)
+	}
+	// Words behind the request for TLS, before its answer, are not taken for the client's.
+	c.write(append(wire.AppendOption(nil, wire.OptStartTLS, nil), wire.AppendOption(nil, wire.OptList, nil)...))
+	c.expectEOF()
+	c = dial(t, s.addr)
+	c.write(wire.AppendOption(nil, wire.OptExportName, []byte("disk")))
+	c.expectEOF()
+}
+
+// With SyncWrites each change is durable when it is answered; without, when a
+// client asks for it.
+func TestFlushPolicy(t *testing.T) {
+	for _, always := range []bool{false, true} {
+		synced := &syncCounter{}
+		s := start(t, Config{SyncWrites: always, Exports: []Export{{Name: "disk", Path: newDisk(t)}}}, func(s *store) {
+			synced.disk = s.exports[0].disk
+			s.exports[0].disk = synced
+		})
+		c := entered(t, s.addr, "disk")
+		for _, step := range []struct {
+			req  wire.Request
+			want int64 // syncs so far, unless always
+		}{
+			{wire.Request{Command: wire.CmdWrite, Length: 1}, 0},
+			{wire.Request{Command: wire.CmdWriteZeroes, Length: 512}, 0},
+			{wire.Request{Command: wire.CmdWrite, Length: 1, Flags: wire.CmdFlagFUA}, 1},
+			{wire.Request{Command: wire.CmdFlush}, 2},
+		} {
+			before := synced.n.Load()
+			var data []byte
+			if step.req.Command == wire.CmdWrite {
+				data = []byte("x")
+			}
+			if code, _ := c.do(step.req, data, 0); code != 0 {
+				t.Errorf("%+v: error %d", step.req, code)
+			}
+			if n := synced.n.Load(); always && n != before+1 || !always && n != step.want {
+				t.Errorf("always %v, after %+v: %d syncs, %d before", always, step.req, n, before)
+			}
+		}
+	}
+}
+
+// syncCounter counts calls of Sync.
+type syncCounter struct {
+	disk
+	n atomic.Int64
+}
+
+func (d *syncCounter) Sync() error {
+	d.n.Add(1)
+	return d.disk.Sync()
+}
+
 // The standard clients can look at an export, write, read, discard and copy it.
 func TestStandardClients(t *testing.T) {
 	path := newDisk(t)
@@ -401,6 +506,15 @@ func TestStandardClients(t *testing.T) {
 	fill(2, 3<<20, 4<<20)
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the file has other contents (%v)", err)
+	}
+	qcow := filepath.Join(t.TempDir(), "image.qcow2")
+	tool(t, "qemu-utils", "qemu-img", "create", "-f", "qcow2", qcow, "8M")
+	tool(t, "qemu-utils", "qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 5M 64k", qcow)
+	tool(t, "qemu-utils", "qemu-img", "convert", "-n", "-f", "qcow2", "-O", "raw", qcow, url+"@3")
+	want = make([]byte, size)
+	fill(0x5a, 5<<20, 5<<20+64<<10)
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("a converted image has other contents (%v)", err)
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	tool(t, "libnbd-bin", "nbdcopy", url+"@4", copied) // several connections

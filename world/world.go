@@ -131,6 +131,9 @@ type Site interface {
 	// Open opens disks and networks for an epoch, which fences all older epochs:
 	// they are ended and drained before the outcome is there (design §5, rule 4).
 	Open(epoch event.Epoch) Pending[Devices]
+	// Follow opens what a backup uses while another copy is live: shared disks to read
+	// (§4.2). Nobody is fenced by it. Slots that it has no use for stay nil.
+	Follow() Pending[Devices]
 	// Claim asks the arbiter for an epoch (§2.3).
 	Claim(epoch event.Epoch) Pending[bool]
 }

@@ -8,6 +8,9 @@
 //	NAME.pem  NAME.key    a certificate, and its key
 //
 // A host needs ca.pem and its own pair. Keys are readable by their owner only.
+//
+// The store and its clients keep theirs under the names that other NBD software
+// looks for (standard.go).
 package certs
 
 import (
@@ -79,15 +82,20 @@ func NewCA(name string) (*CA, error) {
 // Issue makes a certificate for a replica, valid as long as the CA at most. A host
 // that is dialed by address has its addresses in it.
 func (ca *CA) Issue(name string, addrs ...net.IP) (certPEM, keyPEM []byte, err error) {
+	return ca.issue(name, []string{name}, addrs)
+}
+
+// issue makes a certificate that is good for some host names and addresses.
+func (ca *CA) issue(name string, hosts []string, addrs []net.IP) (certPEM, keyPEM []byte, err error) {
 	key, keyPEM, err := newKey()
 	if err != nil {
 		return nil, nil, err
 	}
-	certPEM, err = ca.sign(name, key.Public(), addrs)
+	certPEM, err = ca.sign(name, key.Public(), hosts, addrs)
 	return certPEM, keyPEM, err
 }
 
-func (ca *CA) sign(name string, key any, addrs []net.IP) ([]byte, error) {
+func (ca *CA) sign(name string, key any, hosts []string, addrs []net.IP) ([]byte, error) {
 	t, err := template(name)
 	if err != nil {
 		return nil, err
@@ -99,7 +107,7 @@ func (ca *CA) sign(name string, key any, addrs []net.IP) ([]byte, error) {
 	if t.NotAfter.After(ca.cert.NotAfter) {
 		t.NotAfter = ca.cert.NotAfter
 	}
-	t.DNSNames, t.IPAddresses = []string{name}, addrs
+	t.DNSNames, t.IPAddresses = hosts, addrs
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key, ca.key)
@@ -123,7 +131,7 @@ func (ca *CA) Sign(request []byte, name string, addrs ...net.IP) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("the request for a certificate is damaged: %w", err)
 	}
-	return ca.sign(name, csr.PublicKey, addrs)
+	return ca.sign(name, csr.PublicKey, []string{name}, addrs)
 }
 
 // Request makes a key, and the request for its certificate.
@@ -167,7 +175,7 @@ func (ca *CA) Pair(name string) (tls.Certificate, error) {
 
 // Save writes the CA to a folder, which it makes if need be. It replaces no CA
 // that is there.
-func (ca *CA) Save(dir string) error { return save(dir, caName, ca.CertPEM, ca.KeyPEM) }
+func (ca *CA) Save(dir string) error { return save(ours(dir, caName), ca.CertPEM, ca.KeyPEM) }
 
 // SavePair issues a certificate into a folder. It replaces none that is there.
 func (ca *CA) SavePair(dir, name string) error { return ca.SaveHost(dir, name) }
@@ -181,18 +189,18 @@ func (ca *CA) SaveHost(dir, name string, addrs ...net.IP) error {
 	if err != nil {
 		return err
 	}
-	return save(dir, name, cert, key)
+	return save(ours(dir, name), cert, key)
 }
 
 // LoadCA reads a CA, to issue certificates.
 func LoadCA(dir string) (*CA, error) {
-	p, err := loadPair(dir, caName, "copy it from where the VM was created")
+	p, err := loadPair(ours(dir, caName), "copy it from where the VM was created")
 	if err != nil {
 		return nil, err
 	}
 	key, ok := p.tls.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !p.leaf.IsCA {
-		return nil, fmt.Errorf("%s is no CA of ours; name the folder that the VM's CA was saved to", file(dir, caName, certExt))
+		return nil, fmt.Errorf("%s is no CA of ours; name the folder that the VM's CA was saved to", ours(dir, caName).cert)
 	}
 	return &CA{CertPEM: p.cert, KeyPEM: p.key, cert: p.leaf, key: key}, nil
 }
@@ -200,23 +208,28 @@ func LoadCA(dir string) (*CA, error) {
 // Load reads what a replica needs: its certificate and the pool of its peers. It
 // makes sure that the one is of the other.
 func Load(dir, name string) (tls.Certificate, *x509.CertPool, error) {
+	return load(ours(dir, caName).cert, ours(dir, name), remedies{"copy it from where the VM was created", "issue one with the VM's CA"})
+}
+
+// remedies say what to do about a CA's and a pair's files.
+type remedies struct{ ca, pair string }
+
+func load(caFile string, f files, r remedies) (tls.Certificate, *x509.CertPool, error) {
 	fail := func(err error) (tls.Certificate, *x509.CertPool, error) { return tls.Certificate{}, nil, err }
-	caFile := file(dir, caName, certExt)
-	caPEM, err := read(caFile, "copy it from where the VM was created")
+	caPEM, err := read(caFile, r.ca)
 	if err != nil {
 		return fail(err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(caPEM) {
-		return fail(fmt.Errorf("%s holds no certificate; copy it from where the VM was created", caFile))
+		return fail(fmt.Errorf("%s holds no certificate; %s", caFile, r.ca))
 	}
-	p, err := loadPair(dir, name, "issue one with the VM's CA")
+	p, err := loadPair(f, r.pair)
 	if err != nil {
 		return fail(err)
 	}
 	if _, err := p.leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
-		return fail(fmt.Errorf("%s is not issued by the CA in %s; issue it again with that CA (%w)",
-			file(dir, name, certExt), caFile, err))
+		return fail(fmt.Errorf("%s is not issued by the CA in %s; issue it again with that CA (%w)", f.cert, caFile, err))
 	}
 	return p.tls, pool, nil
 }
@@ -228,27 +241,26 @@ type pair struct {
 	leaf      *x509.Certificate
 }
 
-func loadPair(dir, name, remedy string) (p pair, err error) {
-	certFile, keyFile := file(dir, name, certExt), file(dir, name, keyExt)
-	if p.cert, err = read(certFile, remedy); err != nil {
+func loadPair(f files, remedy string) (p pair, err error) {
+	if p.cert, err = read(f.cert, remedy); err != nil {
 		return p, err
 	}
-	if p.key, err = read(keyFile, remedy); err != nil {
+	if p.key, err = read(f.key, remedy); err != nil {
 		return p, err
 	}
 	if p.tls, err = tls.X509KeyPair(p.cert, p.key); err != nil {
-		return p, fmt.Errorf("%s and %s don't belong together, or are damaged; %s (%w)", certFile, keyFile, remedy, err)
+		return p, fmt.Errorf("%s and %s don't belong together, or are damaged; %s (%w)", f.cert, f.key, remedy, err)
 	}
 	if p.leaf, err = x509.ParseCertificate(p.tls.Certificate[0]); err != nil {
-		return p, fmt.Errorf("%s is damaged; %s (%w)", certFile, remedy, err)
+		return p, fmt.Errorf("%s is damaged; %s (%w)", f.cert, remedy, err)
 	}
 	switch now := time.Now(); {
 	case now.After(p.leaf.NotAfter):
 		return p, fmt.Errorf("%s expired on %s; %s, on each of the VM's hosts",
-			certFile, p.leaf.NotAfter.Format(time.DateOnly), remedy)
+			f.cert, p.leaf.NotAfter.Format(time.DateOnly), remedy)
 	case now.Before(p.leaf.NotBefore):
 		return p, fmt.Errorf("%s is not valid before %s; set this host's clock, which says %s",
-			certFile, p.leaf.NotBefore.Format(time.DateTime), now.UTC().Format(time.DateTime))
+			f.cert, p.leaf.NotBefore.Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	return p, nil
 }
@@ -265,8 +277,8 @@ func read(path, remedy string) ([]byte, error) {
 }
 
 // save writes a pair, the key first: a certificate without a key misleads.
-func save(dir, name string, cert, key []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func save(at files, cert, key []byte) error {
+	if err := os.MkdirAll(filepath.Dir(at.cert), 0o700); err != nil {
 		return fmt.Errorf("make the folder for certificates: %w", err)
 	}
 	for _, f := range []struct {
@@ -274,8 +286,8 @@ func save(dir, name string, cert, key []byte) error {
 		mode fs.FileMode
 		data []byte
 	}{
-		{file(dir, name, keyExt), 0o600, key},
-		{file(dir, name, certExt), 0o644, cert},
+		{at.key, 0o600, key},
+		{at.cert, 0o644, cert},
 	} {
 		if err := create(f.path, f.mode, f.data); err != nil {
 			return err
@@ -301,7 +313,12 @@ func create(path string, mode fs.FileMode, data []byte) error {
 	return nil
 }
 
-func file(dir, name, ext string) string { return filepath.Join(dir, name+ext) }
+// files are the paths of a certificate and its key.
+type files struct{ cert, key string }
+
+func ours(dir, name string) files {
+	return files{filepath.Join(dir, name+certExt), filepath.Join(dir, name+keyExt)}
+}
 
 func newKey() (*ecdsa.PrivateKey, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -33,6 +33,8 @@ var commands = map[string]func(r *replica.Replica, arg int) error{
 	"cpu-share":     (*replica.Replica).SetCPUShare,
 	"switch":        func(r *replica.Replica, _ int) error { return r.Switch() },
 	"detach":        func(r *replica.Replica, _ int) error { return r.Detach() },
+	"resume":        func(r *replica.Replica, _ int) error { return r.Resume() },
+	"report":        func(r *replica.Replica, _ int) error { return r.ReportDiskErrors() },
 	"test-failover": func(r *replica.Replica, _ int) error { return r.TestFailover() },
 }
 
@@ -165,6 +167,12 @@ func (c *Client) Switch() error { return c.command("switch", nil) }
 
 // Detach ends the backup, and returns when the primary goes on alone.
 func (c *Client) Detach() error { return c.command("detach", nil) }
+
+// Resume has a VM go on that stopped as a disk failed: what failed is tried again.
+func (c *Client) Resume() error { return c.command("resume", nil) }
+
+// ReportDiskErrors has such a VM go on: the guest is told of the error.
+func (c *Client) ReportDiskErrors() error { return c.command("report", nil) }
 
 // TestFailover kills the primary's process, if there is a backup that can go on.
 func (c *Client) TestFailover() error {

@@ -69,6 +69,14 @@ type Status struct {
 	CloneLeft  int     `json:"clone_pages_left"`
 	Clones     uint64  `json:"clones_sent"`
 
+	// Of disks: blocks sent to bring the newest backup's own up to date, and what is left
+	// of that; writes that waited for a read of the backup; a backup's requests that
+	// failed at first.
+	ResyncBytes uint64 `json:"resync_sent_bytes"`
+	ResyncLeft  uint64 `json:"resync_left_bytes"`
+	ReadWaits   uint64 `json:"writes_behind_reads"`
+	DiskRetries uint64 `json:"disk_retries"`
+
 	CPULimit  float64 `json:"cpu_limit"`                 // of one CPU, set by the operator
 	Operation string  `json:"operation,omitempty"`       // that is under way: switch or detach
 	GivenUp   string  `json:"operation_error,omitempty"` // why the newest one was
@@ -181,7 +189,11 @@ func take(r *replica.Replica) Status {
 		OutputDelay: seconds(n.Delay), Outputs: n.Released,
 		ClonePause: seconds(n.ClonePause), CloneTime: seconds(n.CloneTime), CloneBytes: n.CloneBytes,
 		CloneRound: n.CloneRound, CloneLeft: n.CloneLeft, Clones: n.Clones,
+		ResyncBytes: n.ResyncBytes, ResyncLeft: n.ResyncLeft, ReadWaits: n.ReadWaits, DiskRetries: n.DiskRetries,
 		Waits: n.Waits, WaitTime: seconds(n.WaitTime), CPULimit: float64(r.CPUShare()) / ft.FullShare,
+	}
+	if why := r.Paused(); why != "" {
+		s.Wait = why
 	}
 	switch op := r.Operation(); {
 	case op.Under:

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -204,6 +205,28 @@ func (f *File) check(off, n uint64, change bool) error {
 		return fmt.Errorf("bytes %d to %d of a disk of %d: %w", off, off+n, f.size, unix.EINVAL)
 	}
 	return nil
+}
+
+// Replace makes b the contents of a small file in one step and durably: a crash leaves
+// the old contents or the new.
+func Replace(path string, b []byte) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(b)
+	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // retry repeats a system call that a signal cut short; Go's scheduler sends them.

@@ -165,7 +165,7 @@ func FuzzNegotiate(f *testing.F) {
 			theirs.Write(b)
 			theirs.Close()
 		}()
-		s, err := negotiate(ours, "disk@1.1")
+		s, err := negotiate(ours, nil, wire.Name{Export: "disk", Epoch: 1, Try: 1})
 		ours.Close()
 		if err == nil && (s.size == 0 || s.size%512 != 0 || s.maximum < 512) {
 			t.Errorf("accepted size %d, maximum %d", s.size, s.maximum)

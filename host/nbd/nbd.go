@@ -41,6 +41,7 @@ import (
 type Disk struct {
 	target target
 	epoch  event.Epoch
+	reader bool
 	wake   func()
 	size   uint64
 	flags  uint16
@@ -83,24 +84,27 @@ type op struct {
 // belongs to one process.
 var tries atomic.Uint64
 
-// Dial connects to the export at url, nbd://HOST[:PORT]/EXPORT or
-// nbd+unix:///EXPORT?socket=PATH, on behalf of an epoch; 0 is an unprotected VM.
-// With a store it returns after all older epochs are drained. wake is called
+// Dial connects to the export at url (see parseURL) on behalf of an epoch; 0 is an
+// unprotected VM, and any NBD server will do. With an epoch it must be a store, and
+// Dial returns after all older epochs are drained: ErrUnfenced if it is none. wake is called
 // after each completion and when the disk is fenced, mostly by other goroutines
 // and also within Submit; it must not block.
 func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Disk, error) {
+	return open(ctx, url, &Disk{epoch: epoch, wake: wake})
+}
+
+// DialReader connects to an export of a store in order to read only, whatever epoch
+// has it: a backup's way to the shared disk. It fences nobody.
+func DialReader(ctx context.Context, url string, wake func()) (*Disk, error) {
+	return open(ctx, url, &Disk{reader: true, wake: wake})
+}
+
+func open(ctx context.Context, url string, d *Disk) (*Disk, error) {
 	t, err := parseURL(url)
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", url, err)
 	}
-	d := &Disk{
-		target: t,
-		epoch:  epoch,
-		wake:   wake,
-		ended:  make(chan struct{}),
-		kick:   make(chan struct{}, 1),
-		sent:   map[uint64]*op{},
-	}
+	d.target, d.ended, d.kick, d.sent = t, make(chan struct{}), make(chan struct{}, 1), map[uint64]*op{}
 	s, err := connect(ctx, t, d.name())
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: %w", url, err)
@@ -114,7 +118,7 @@ func Dial(ctx context.Context, url string, epoch event.Epoch, wake func()) (*Dis
 
 func (d *Disk) name() wire.Name {
 	if d.epoch == 0 {
-		return wire.Name{Export: d.target.export}
+		return wire.Name{Export: d.target.export, Reader: d.reader}
 	}
 	return wire.Name{Export: d.target.export, Epoch: uint64(d.epoch), Try: tries.Add(1)}
 }
@@ -167,7 +171,7 @@ func (d *Disk) Poll() (done event.DiskDone, ok bool) {
 func (d *Disk) Close() error {
 	d.mu.Lock()
 	if s := d.session; s != nil && !d.closed && len(d.sent) == 0 {
-		s.nc.SetWriteDeadline(time.Now().Add(time.Second))
+		s.raw.SetWriteDeadline(time.Now().Add(time.Second))
 		s.nc.Write(wire.Request{Command: wire.CmdDisc}.Append(nil))
 	}
 	d.closed = true
@@ -202,7 +206,7 @@ func (d *Disk) immediate(r event.DiskRequest) (status event.DiskStatus, done boo
 	case r.Op == event.DiskFlush:
 		// A server without flush keeps nothing in a cache, it says.
 		return event.DiskOK, d.flags&wire.FlagFlush == 0
-	case outside, r.Op == event.DiskWrite && uint64(len(r.Data)) != r.Length, r.External() && d.ReadOnly():
+	case outside, r.Op == event.DiskWrite && uint64(len(r.Data)) != r.Length, r.Changes() && d.ReadOnly():
 		return event.DiskIOError, true
 	}
 	return event.DiskOK, r.Length == 0
@@ -249,7 +253,7 @@ func (d *Disk) run(ctx context.Context, s *session) {
 // use runs one connection until it is lost.
 func (d *Disk) use(ctx context.Context, s *session) error {
 	over, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(over, func() { s.nc.Close() })
+	stop := context.AfterFunc(over, func() { s.raw.Close() })
 	defer stop()
 	var sender sync.WaitGroup
 	sender.Go(func() {
@@ -258,7 +262,7 @@ func (d *Disk) use(ctx context.Context, s *session) error {
 	})
 	err := d.receiveAll(s)
 	cancel()
-	s.nc.Close()
+	s.raw.Close()
 	sender.Wait()
 	return err
 }
@@ -281,7 +285,7 @@ func (d *Disk) reconnect(ctx context.Context) *session {
 			if err = d.resume(s); err == nil {
 				return s
 			}
-			s.nc.Close()
+			s.raw.Close()
 		}
 		d.mu.Lock()
 		d.err = fmt.Errorf("connecting to %s again: %w", d.target.address, err)
@@ -316,7 +320,7 @@ func (d *Disk) resume(s *session) error {
 func (d *Disk) sendAll(ctx context.Context, s *session) {
 	for {
 		if b := d.takeUnsent(s); len(b) > 0 {
-			if _, err := b.WriteTo(s.nc); err != nil {
+			if err := s.write(b); err != nil {
 				return
 			}
 			continue
@@ -426,7 +430,7 @@ func (d *Disk) answered(o *op, rep wire.Reply) {
 		d.finish(o, status(rep.Error))
 		woken = true
 	}
-	if o.req.External() {
+	if o.req.Changes() {
 		d.changes++
 	}
 	d.begin()

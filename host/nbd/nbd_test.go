@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/host/certs"
 	"tandem/host/filedisk"
 	"tandem/machine/event"
 	"tandem/store"
@@ -131,15 +132,28 @@ func newDisk(t testing.TB) string {
 // startStore serves path until stop, at addr or a free port.
 func startStore(t testing.TB, path, addr string) (at string, stop func()) {
 	t.Helper()
+	return serve(t, addr, store.Config{Exports: []store.Export{{Name: "disk", Path: path}}})
+}
+
+// startSecureStore serves path with the certificates of a folder.
+func startSecureStore(t testing.TB, path, dir string) (at string, stop func()) {
+	t.Helper()
+	secure, err := store.LoadTLS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, "127.0.0.1:0", store.Config{TLS: secure, Exports: []store.Export{{Name: "disk", Path: path}}})
+}
+
+func serve(t testing.TB, addr string, cfg store.Config) (at string, stop func()) {
+	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() {
-		ended <- store.Serve(ctx, ln, store.Config{Exports: []store.Export{{Name: "disk", Path: path}}})
-	}()
+	go func() { ended <- store.Serve(ctx, ln, cfg) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -206,6 +220,73 @@ func TestServers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { operate(t, dial(t, url(t), 0)) })
 	}
+}
+
+// A server that can't fence is refused for a protected VM, whatever name it takes,
+// with what to do.
+func TestUnfenced(t *testing.T) {
+	disk := newDisk(t)
+	for name, url := range map[string]string{
+		"any name": startTool(t, "nbdkit", "", "nbdkit", "-f", "-U", "SOCKET", "memory", "8M"),
+		"its own":  startTool(t, "qemu-utils", "disk", "qemu-nbd", "-f", "raw", "-x", "disk", "-k", "SOCKET", "-t", "-e", "4", disk),
+	} {
+		if _, err := tryDial(t, url, 1); !errors.Is(err, ErrUnfenced) || !strings.Contains(err.Error(), "tandem store") {
+			t.Errorf("%s: %v", name, err)
+		}
+		dial(t, url, 0)
+	}
+}
+
+// Over TLS a disk is what it is without, on the store and on servers of others; a
+// server of another CA or name is refused, and so is one without TLS.
+func TestTLS(t *testing.T) {
+	dir, other := certificates(t), certificates(t)
+	at, _ := startSecureStore(t, newDisk(t), dir)
+	_, port, _ := net.SplitHostPort(at)
+	creds := "?tls-certificates=" + dir
+	disk := newDisk(t)
+	for name, url := range map[string]func(t *testing.T) string{
+		"store": func(t *testing.T) string { return "nbds://" + at + "/disk" + creds },
+		"nbdkit": func(t *testing.T) string {
+			return secure(startTool(t, "nbdkit", "", "nbdkit", "-f", "-U", "SOCKET", "--tls=require", "--tls-certificates="+dir, "--tls-verify-peer", "memory", "8M"), creds)
+		},
+		"qemu-nbd": func(t *testing.T) string {
+			return secure(startTool(t, "qemu-utils", "disk", "qemu-nbd", "--object", "tls-creds-x509,id=t,endpoint=server,dir="+dir, "--tls-creds", "t",
+				"-f", "raw", "-x", "disk", "-k", "SOCKET", "-t", "-e", "4", disk), creds)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { operate(t, dial(t, url(t), 0)) })
+	}
+	plain, _ := startStore(t, newDisk(t), "127.0.0.1:0")
+	for url, want := range map[string]string{
+		"nbds://" + at + "/disk?tls-certificates=" + other:               "certificate",
+		"nbds://localhost:" + port + "/disk" + creds:                     "certificate",
+		"nbds://127.0.0.1:" + port + "/disk" + creds + "&tls-hostname=x": "certificate",
+		"nbd://" + at + "/disk":                                          "nbds://",
+		"nbds://" + plain + "/disk" + creds:                              "no TLS",
+	} {
+		if _, err := tryDial(t, url, 1); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want an error with %q", url, err, want)
+		}
+	}
+	operate(t, dial(t, "nbds://"+at+"/disk"+creds, 1)) // and with a fence
+}
+
+func secure(url, creds string) string {
+	return strings.Replace(url, "nbd+unix:", "nbds+unix:", 1) + "&" + creds[1:] + "&tls-hostname=127.0.0.1"
+}
+
+func certificates(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	ca, err := certs.NewCA("store")
+	if err == nil {
+		err = ca.SaveStandard(dir, []string{"127.0.0.1"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func operate(t *testing.T, l *loop) {
@@ -420,6 +501,36 @@ func TestFenced(t *testing.T) {
 	dial(t, url, 2).mustDo(event.DiskFlush, 0, 0, nil)
 }
 
+// A reader reads what the owner of any epoch has written, ends nobody, writes
+// nothing, and needs a store.
+func TestReader(t *testing.T) {
+	at, _ := startStore(t, newDisk(t), "127.0.0.1:0")
+	url := "nbd://" + at + "/disk"
+	owner := dial(t, url, 3)
+	owner.mustDo(event.DiskWrite, 0, 512, fill('1', 512))
+	reader := &loop{t: t, woken: make(chan struct{}, 1)}
+	var err error
+	if reader.Disk, err = DialReader(context.Background(), url, func() { reader.woken <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if got := reader.mustDo(event.DiskRead, 0, 512, nil); !bytes.Equal(got, fill('1', 512)) {
+		t.Error("the reader reads something else")
+	}
+	if d := reader.do(event.DiskWrite, 0, 512, fill('x', 512)); d.Status != event.DiskIOError || !reader.ReadOnly() {
+		t.Errorf("the reader writes: status %d", d.Status)
+	}
+	dial(t, url, 4).mustDo(event.DiskWrite, 0, 512, fill('2', 512))
+	owner.awaitFence()
+	if got := reader.mustDo(event.DiskRead, 0, 512, nil); !bytes.Equal(got, fill('2', 512)) || reader.Fenced() {
+		t.Error("the reader does not read on")
+	}
+	nbdkit := startTool(t, "nbdkit", "", "nbdkit", "-f", "-U", "SOCKET", "memory", "8M")
+	if _, err := DialReader(context.Background(), nbdkit, func() {}); !errors.Is(err, ErrUnfenced) {
+		t.Errorf("a reader of another server: %v", err)
+	}
+}
+
 // Close ends a disk that can't be reached, with requests outstanding.
 func TestCloseWhileLost(t *testing.T) {
 	at, stop := startStore(t, newDisk(t), "127.0.0.1:0")
@@ -436,16 +547,16 @@ func TestCloseWhileLost(t *testing.T) {
 // Addresses are read as the NBD URI specification says, and errors name the address.
 func TestURL(t *testing.T) {
 	for url, want := range map[string]target{
-		"nbd://host/disk":               {"tcp", "host:10809", "disk"},
-		"nbd://[::1]:5/a%20b":           {"tcp", "[::1]:5", "a b"},
-		"nbd://host":                    {"tcp", "host:10809", ""},
-		"nbd+unix:///disk?socket=/s/ck": {"unix", "/s/ck", "disk"},
+		"nbd://host/disk":               {"tcp", "host:10809", "disk", nil},
+		"nbd://[::1]:5/a%20b":           {"tcp", "[::1]:5", "a b", nil},
+		"nbd://host":                    {"tcp", "host:10809", "", nil},
+		"nbd+unix:///disk?socket=/s/ck": {"unix", "/s/ck", "disk", nil},
 	} {
-		if got, err := parseURL(url); err != nil || got != want {
+		if got, err := parseURL(url); err != nil || got != want || !IsURL(url) {
 			t.Errorf("%s: %+v, %v", url, got, err)
 		}
 	}
-	for _, url := range []string{"", "disk", "http://h/x", "nbd:///x", "nbd+unix:///x", "nbd://h/x@3", "nbd://h:x:y/"} {
+	for _, url := range []string{"", "disk", "http://h/x", "nbd:///x", "nbd+unix:///x", "nbd://h/x@3", "nbd://h:x:y/", "nbds://h/x", "nbds://h/x?tls-certificates=/absent"} {
 		if _, err := Dial(context.Background(), url, 0, nil); err == nil || !strings.Contains(err.Error(), url) {
 			t.Errorf("%s: %v", url, err)
 		}

@@ -3,7 +3,7 @@
 // Package site opens the disks and networks of a VM for a replica, and claims
 // epochs for it. It is where a URL becomes a device:
 //
-//	disk     FILE · nbd://HOST:PORT/EXPORT · nbd+unix:///EXPORT?socket=PATH
+//	disk     FILE, also one on each host (mark.go) · nbd://HOST:PORT/EXPORT · nbd+unix:///EXPORT?socket=PATH · nbds: with TLS
 //	network  user · switch:ADDRESS · tap:NAME[,bridge=BRIDGE][,mtu=BYTES] · none
 package site
 
@@ -11,7 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
+	"sync"
 
 	"tandem/host/filedisk"
 	"tandem/host/nbd"
@@ -27,6 +30,9 @@ type Slot struct {
 	Disk     string
 	ReadOnly bool
 	Network  string
+	Reads    bool // a backup reads the disk itself (paper §4.2)
+	Mode     event.DiskMode
+	Size     uint64 // of a replicated disk, to be made if there is none; 0: it must be there
 	MAC      [6]byte
 	Forwards []netswitch.Forward // of a user network
 }
@@ -44,6 +50,9 @@ type Config struct {
 type Site struct {
 	cfg  Config
 	taps [8]*tap.Tap // of a backup: silent, for the day it goes live
+
+	mu  sync.Mutex
+	own [8]*filedisk.Disk // replicated disks, open for the life of the process
 }
 
 // New returns a Site.
@@ -80,9 +89,101 @@ func (s *Site) Claim(epoch event.Epoch) world.Pending[bool] {
 		if s.cfg.Arbiter == nil {
 			return false, errors.New("this VM has no arbiter: give one with --arbiter")
 		}
-		won, _, err := s.cfg.Arbiter.Claim(epoch, s.cfg.Owner, 0)
+		won, _, err := s.ClaimNow(epoch)
 		return won, err
 	})
+}
+
+// ClaimNow marks the VM's own disks as those of an epoch and claims it, for which the
+// record's generation is the epoch too.
+func (s *Site) ClaimNow(epoch event.Epoch) (won bool, cur world.Record, err error) {
+	gen := uint64(0)
+	for _, slot := range s.cfg.Slots {
+		if slot.Mode.Own() {
+			gen = uint64(epoch)
+		}
+	}
+	if err := s.markClaim(epoch); err != nil {
+		return false, cur, err
+	}
+	return s.cfg.Arbiter.Claim(epoch, s.cfg.Owner, gen)
+}
+
+// CheckDisks opens the VM's own disks and says if one is not the VM's newest, by the
+// arbiter's record.
+func (s *Site) CheckDisks(rec world.Record) error {
+	for i, slot := range s.cfg.Slots {
+		if !slot.Mode.Own() {
+			continue
+		}
+		if _, err := s.ownDisk(i); err != nil {
+			return err
+		}
+		if err := s.checkMark(slot.Disk, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownDisk opens a replicated disk, once.
+func (s *Site) ownDisk(i int) (*filedisk.Disk, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own[i] != nil {
+		return s.own[i], nil
+	}
+	slot := s.cfg.Slots[i]
+	if nbd.IsURL(slot.Disk) {
+		return nil, fmt.Errorf("disk %s: a replicated disk is a file of each host, not a server's export", slot.Disk)
+	}
+	if err := makeDisk(slot.Disk, slot.Size); err != nil {
+		return nil, fmt.Errorf("make the disk %s: %w", slot.Disk, err)
+	}
+	d, err := filedisk.Open(slot.Disk, slot.ReadOnly, s.cfg.Wake)
+	if err != nil {
+		return nil, err
+	}
+	s.own[i] = d
+	return d, nil
+}
+
+// makeDisk makes an empty file of a size, unless there is one.
+func makeDisk(path string, size uint64) error {
+	if size == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(int64(size)), f.Close())
+}
+
+// follow opens a replicated disk for a backup and marks it as a copy.
+func (s *Site) follow(i int) (world.Disk, error) {
+	d, err := s.ownDisk(i)
+	if err != nil {
+		return nil, err
+	}
+	path := s.cfg.Slots[i].Disk
+	m, err := loadMark(path + markSuffix)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := s.cfg.Arbiter.Read()
+	switch {
+	case err != nil:
+		return nil, err
+	case m.vm != "" && m.vm != s.cfg.VM:
+		return nil, fmt.Errorf("disk %s belongs to the VM %s, says %s%s: give this VM a disk of its own", path, m.vm, path, markSuffix)
+	case rec.Epoch > 0 && m.is(rec):
+		return nil, fmt.Errorf("disk %s is the VM's newest, and would be written over: start this copy as the primary", path)
+	}
+	return d, mark{vm: s.cfg.VM, copy: true}.save(path + markSuffix)
 }
 
 // Open implements world.Site.
@@ -90,17 +191,47 @@ func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 	return begin(s.cfg.Wake, func() (world.Devices, error) { return s.OpenNow(epoch) })
 }
 
+// Follow implements world.Site.
+func (s *Site) Follow() world.Pending[world.Devices] {
+	return begin(s.cfg.Wake, func() (d world.Devices, err error) {
+		for i, slot := range s.cfg.Slots {
+			if slot.Mode.Own() {
+				own, e := s.follow(i)
+				if err = errors.Join(err, e); e == nil {
+					d.Disks[i] = own
+				}
+				continue
+			}
+			if slot.Disk == "" || !slot.Reads || !nbd.IsURL(slot.Disk) {
+				continue
+			}
+			r, e := nbd.DialReader(context.Background(), slot.Disk, s.cfg.Wake)
+			if e != nil {
+				err = errors.Join(err, e)
+				continue
+			}
+			d.Disks[i] = r
+		}
+		return d, err
+	})
+}
+
 // OpenNow opens all devices for an epoch and waits until older epochs are fenced.
 func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices, err error) {
 	defer func() {
 		if err != nil {
+			for i, slot := range s.cfg.Slots {
+				if slot.Mode.Own() {
+					d.Disks[i] = nil // stays open
+				}
+			}
 			Close(d)
 			d = world.Devices{}
 		}
 	}()
 	for i, slot := range s.cfg.Slots {
 		if slot.Disk != "" {
-			if d.Disks[i], err = s.openDisk(slot, epoch); err != nil {
+			if d.Disks[i], err = s.openDisk(i, epoch); err != nil {
 				return d, err
 			}
 		}
@@ -125,8 +256,16 @@ func Close(d world.Devices) {
 	}
 }
 
-func (s *Site) openDisk(slot Slot, epoch event.Epoch) (world.Disk, error) {
-	if strings.HasPrefix(slot.Disk, "nbd://") || strings.HasPrefix(slot.Disk, "nbd+unix://") {
+func (s *Site) openDisk(i int, epoch event.Epoch) (world.Disk, error) {
+	slot := s.cfg.Slots[i]
+	if slot.Mode.Own() {
+		d, err := s.ownDisk(i)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
+	}
+	if nbd.IsURL(slot.Disk) {
 		d, err := nbd.Dial(context.Background(), slot.Disk, epoch, s.cfg.Wake)
 		if err != nil {
 			return nil, err
@@ -134,7 +273,7 @@ func (s *Site) openDisk(slot Slot, epoch event.Epoch) (world.Disk, error) {
 		return d, nil
 	}
 	if epoch > 0 {
-		return nil, fmt.Errorf("disk %s: a file of one host can't be the shared disk of a protected VM: serve it with tandem store and give its nbd:// address", slot.Disk)
+		return nil, fmt.Errorf("disk %s: a file of one host can't be the shared disk of a protected VM: serve it with tandem store and give its nbd:// address, or give each copy a disk of its own with mode=replicated", slot.Disk)
 	}
 	d, err := filedisk.Open(slot.Disk, slot.ReadOnly, s.cfg.Wake)
 	if err != nil {

@@ -228,7 +228,24 @@ type DiskRequest struct {
 	Offset uint64 // in bytes
 	Length uint64 // in bytes
 	Data   []byte // of a write, Length bytes, copied out of the guest
+	Mode   DiskMode
 }
+
+// DiskMode says whose a disk is.
+type DiskMode uint8
+
+const (
+	// SharedDisk is one disk that both hosts reach.
+	SharedDisk DiskMode = iota
+	// ReplicatedDisk is one of two, on each host its own: nobody else can see what is
+	// written there (paper §4.1).
+	ReplicatedDisk
+	// ReplicatedFlush is the same with flushes that end when both disks are flushed.
+	ReplicatedFlush
+)
+
+// Own reports whether each copy of the VM has a disk of its own.
+func (m DiskMode) Own() bool { return m != SharedDisk }
 
 // DiskOp is the kind of a disk request.
 type DiskOp uint8
@@ -266,9 +283,15 @@ func (ConsoleOut) External() bool     { return true }
 func (EntropyRequest) External() bool { return false }
 func (Exit) External() bool           { return true }
 
-// External is true of operations that change the disk. A flush changes nothing
-// that another host can see.
+// External is true of operations that change a shared disk. A flush changes nothing
+// that another host can see; but one that is to end when both disks are flushed must
+// be known to the backup at once, and so counts as external.
 func (r DiskRequest) External() bool {
+	return r.Changes() && r.Mode == SharedDisk || r.Op == DiskFlush && r.Mode == ReplicatedFlush
+}
+
+// Changes reports whether the request changes what is on the disk.
+func (r DiskRequest) Changes() bool {
 	return r.Op == DiskWrite || r.Op == DiskDiscard || r.Op == DiskWriteZeroes
 }
 

@@ -54,6 +54,7 @@ const (
 	OptExportName = 1
 	OptAbort      = 2
 	OptList       = 3
+	OptStartTLS   = 5
 	OptInfo       = 6
 	OptGo         = 7
 )
@@ -68,6 +69,7 @@ const (
 	RepErrPolicy   = RepErr + 2
 	RepErrInvalid  = RepErr + 3
 	RepErrPlatform = RepErr + 4
+	RepErrTLS      = RepErr + 5 // TLS is required
 	RepErrUnknown  = RepErr + 6
 	RepErrShutdown = RepErr + 7
 	RepErrTooBig   = RepErr + 9
@@ -79,7 +81,7 @@ var RepErrors = map[uint32]string{
 	RepErrPolicy:   "refused by policy",
 	RepErrInvalid:  "invalid request",
 	RepErrPlatform: "failure of the server",
-	RepErr + 5:     "TLS required",
+	RepErrTLS:      "TLS required",
 	RepErrUnknown:  "no such export",
 	RepErrShutdown: "server is shutting down",
 	RepErr + 8:     "block size must be negotiated",
@@ -244,6 +246,7 @@ func ParseReply(b []byte) (r Reply, ok bool) {
 //	NAME@EPOCH        epoch in decimal; a newer epoch ends and drains all older ones
 //	NAME@EPOCH.TRY    the TRY-th connection of the epoch's owner, from 1: a later
 //	                  try ends and drains the earlier ones of its epoch
+//	NAME@reader       only reads, ends nobody and is ended by nobody: a backup
 //
 // A client that lost its connection must not leave a write behind in the server
 // that lands after what it writes next; hence the try. Without one, a connection
@@ -252,10 +255,18 @@ type Name struct {
 	Export string
 	Epoch  uint64
 	Try    uint64 // 0 is none
+	Reader bool
 }
+
+const readerSuffix = "@reader"
+
+// Fenced reports whether only a server that knows such names may be asked for it.
+func (n Name) Fenced() bool { return n.Epoch > 0 || n.Reader }
 
 func (n Name) String() string {
 	switch {
+	case n.Reader:
+		return n.Export + readerSuffix
 	case n.Try > 0:
 		return fmt.Sprintf("%s@%d.%d", n.Export, n.Epoch, n.Try)
 	case n.Epoch > 0:
@@ -266,6 +277,9 @@ func (n Name) String() string {
 
 // ParseName is the inverse of String.
 func ParseName(s string) (n Name, ok bool) {
+	if export, ok := strings.CutSuffix(s, readerSuffix); ok {
+		return Name{Export: export, Reader: true}, true
+	}
 	at := strings.LastIndexByte(s, '@')
 	if at < 0 {
 		return Name{Export: s}, true
@@ -279,6 +293,10 @@ func ParseName(s string) (n Name, ok bool) {
 	}
 	return n, err == nil && errTry == nil
 }
+
+// StorePrefix begins the description of an export of tandem's store: the sign that
+// epochs in its name are heeded. Other servers may take any name and fence nobody.
+const StorePrefix = "tandem store"
 
 // FencedPrefix begins the message of RepErrPolicy that tells a client that a
 // newer epoch has the export: there is no use in trying again.

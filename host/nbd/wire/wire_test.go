@@ -20,6 +20,8 @@ func TestName(t *testing.T) {
 		"disk@0.3": {Export: "disk", Try: 3},
 		"a@b@12":   {Export: "a@b", Epoch: 12},
 		"@5":       {Epoch: 5},
+
+		"disk@reader": {Export: "disk", Reader: true},
 	} {
 		if n, ok := ParseName(s); !ok || n != want || n.String() != s {
 			t.Errorf("%q: %+v %v, written %q", s, n, ok, n)

@@ -11,7 +11,8 @@
 // guest went different ways. Typed bytes join the hash; q ends the guest, r resets it.
 //
 // HOST_IN_FRAME puts tohost where only the network card writes. ROUNDS ends it by itself, 0 never; WORK is how much it computes in a round;
-// TICK is the time between timer interrupts; PAUSE is how many it waits for.
+// TICK is the time between timer interrupts; PAUSE is how many it waits for; SECTORS
+// is how many it writes to, round and round.
 
 #ifndef ROUNDS
 #define ROUNDS 0
@@ -26,9 +27,12 @@
 #define PAUSE 1
 #endif
 
+#ifndef SECTORS
+#define SECTORS 4096 // on which it writes
+#endif
+
 #include "board.h"
 
-#define SECTORS 4096 // on which it writes
 double sum = 1;
 u64 field[4096]; // eight pages that the work dirties
 

@@ -82,6 +82,7 @@ const (
 type Config struct {
 	Capacity uint64 // in bytes; what exceeds a multiple of 512 is out of reach
 	ReadOnly bool
+	Mode     event.DiskMode
 	Serial   string // up to 20 bytes, Linux shows it as the disk's serial
 }
 
@@ -288,7 +289,7 @@ func (b backend) submit(r request) bool {
 	}
 	r.chain = r.chain.Keep()
 	b.lastID++
-	r.Device, r.ID = b.slot, b.lastID
+	r.Device, r.ID, r.Mode = b.slot, b.lastID, b.cfg.Mode
 	b.inFlight = append(b.inFlight, r)
 	b.payload += r.weight()
 	b.emit(r.DiskRequest)
@@ -394,7 +395,7 @@ func (b backend) State(c *state.Coder) {
 }
 
 func (b backend) state(c *state.Coder, r *request) {
-	r.Device = b.slot
+	r.Device, r.Mode = b.slot, b.cfg.Mode
 	state.U64(c, &r.ID)
 	state.U8(c, &r.Op)
 	state.U64(c, &r.Offset)

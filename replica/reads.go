@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"tandem/machine/event"
+	"tandem/world/overlap"
+)
+
+// Reads by the backup (paper §4.2), on the primary's side. The log carries the
+// completion of such a read without its data; the backup reads the same place
+// itself. So a write that would change that place waits until it has:
+//
+//	primary      read ──► done ─ DiskDone(from disk) ─┐     write released … parked ──► disk
+//	backup                                read ───────┴──► done ─ Ack(disk) ───┘
+//
+// A read that fails here goes into the log as it is, and one that begins before the
+// backup has said that it reads, or ends after the backup is lost, takes its data
+// along.
+//
+// Where each copy has a disk of its own (§4.1) nothing waits: each disk runs what
+// overlaps in order. But where a write has failed here the two disks may differ, and
+// what is read of it goes into the log.
+
+// reading is a read whose data the log will not carry, or does not.
+type reading struct {
+	event.DiskRequest
+	output    event.OutputID
+	logged    bool // its completion is in the log
+	confirmed bool // the backup has read it
+}
+
+// parkedRequest is one that may leave but for a reading that it would overwrite, or a
+// parked one before it.
+type parkedRequest struct {
+	event.DiskRequest
+	output event.OutputID
+}
+
+// submit begins a disk request, as soon as what the backup reads allows it. output is
+// 0 if it is begun again.
+func (r *Replica) submit(q event.DiskRequest, output event.OutputID) {
+	if r.devices.Disks[q.Device] == nil {
+		return
+	}
+	if p := (parkedRequest{q, output}); r.overwrites(q, r.parked) {
+		if !r.stopped {
+			r.stats.ReadWaits++
+		}
+		r.parked = append(r.parked, p)
+		return
+	}
+	r.start(q, output)
+}
+
+func (r *Replica) start(q event.DiskRequest, output event.OutputID) {
+	switch {
+	case q.Op == event.DiskRead && r.cfg.Reads.Has(q.Device) && r.p.Reads(q.Device):
+		r.readings = append(r.readings, reading{DiskRequest: q, output: output, confirmed: q.Mode.Own()})
+	case q.Op == event.DiskFlush && q.Mode == event.ReplicatedFlush:
+		r.flushes = append(r.flushes, flush{device: q.Device, id: q.ID, output: output})
+	}
+	q.ID += r.idBase
+	r.devices.Disks[q.Device].Submit(q)
+}
+
+// doubts reports whether a write to where q reads has failed on our own disk.
+func (r *Replica) doubts(q event.DiskRequest) bool {
+	for _, w := range r.doubtful {
+		if w.Device == q.Device && (w.Length == 0 || overlap.Conflict(w, q)) {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt notes a failed write. Too many count as one of the whole disk, which has no
+// length.
+func (r *Replica) doubt(q event.DiskRequest) {
+	if len(r.doubtful) == 256 {
+		q.Length = 0
+	}
+	if len(r.doubtful) <= 256 && !r.doubts(event.DiskRequest{Device: q.Device, Op: event.DiskRead, Offset: q.Offset, Length: q.Length}) {
+		r.doubtful = append(r.doubtful, q)
+	}
+}
+
+// flush is a guest's flush that ends when both copies have flushed (design §6).
+type flush struct {
+	device event.DeviceID
+	id     uint64
+	output event.OutputID
+	done   bool
+	result event.DiskDone
+}
+
+// flushed reports whether a completed flush may be recorded: the backup has done it
+// too, or there is none.
+func (r *Replica) flushed(f flush) bool {
+	return !r.p.Followed() || f.output <= r.p.Status().Backup.Disk
+}
+
+// overwrites reports whether a request must wait for the backup, for the operator, or
+// behind one that does.
+func (r *Replica) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
+	if r.behindBroken(q, 0) {
+		return true
+	}
+	for i := range r.readings {
+		if x := &r.readings[i]; !x.confirmed && x.Device == q.Device && overlap.Conflict(x.DiskRequest, q) {
+			return true
+		}
+	}
+	for i := range parked {
+		if parked[i].Device == q.Device && overlap.Conflict(parked[i].DiskRequest, q) {
+			return true
+		}
+	}
+	return false
+}
+
+// completed takes a request that a disk has done.
+func (r *Replica) completed(done event.DiskDone) {
+	switch {
+	case done.ID >= resyncID:
+		for _, c := range r.resyncs {
+			if c.slot == done.Device {
+				c.arrived = append(c.arrived, done)
+			}
+		}
+		return
+	case done.ID < r.idBase || r.stray(done):
+		return
+	}
+	done.ID -= r.idBase
+	if r.keepsError(done) {
+		return
+	}
+	r.finish(done)
+}
+
+// finish goes on with a request that the guest may know of.
+func (r *Replica) finish(done event.DiskDone) {
+	for i := range r.flushes {
+		if f := &r.flushes[i]; f.device == done.Device && f.id == done.ID {
+			if f.done, f.result = true, done; !r.flushed(*f) {
+				return
+			}
+			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+			break
+		}
+	}
+	r.complete(done)
+}
+
+// stray reports whether a request was begun while this copy was a backup, and settled
+// without its outcome.
+func (r *Replica) stray(done event.DiskDone) bool {
+	for i, q := range r.strays {
+		if q.Device == done.Device && q.ID == done.ID {
+			r.strays = append(r.strays[:i], r.strays[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// complete records the completion of a request. The data of a reading stay here.
+func (r *Replica) complete(done event.DiskDone) {
+	if len(r.resyncs) > 0 || done.Status != event.DiskOK {
+		r.examine(done)
+	}
+	for i := range r.readings {
+		x := &r.readings[i]
+		if x.Device != done.Device || x.ID != done.ID {
+			continue
+		}
+		done.FromDisk, x.logged = done.Status == event.DiskOK && !r.doubts(x.DiskRequest), true
+		x.confirmed = x.confirmed || !done.FromDisk
+		break
+	}
+	r.wake(true)
+	r.record(done)
+}
+
+// examine looks at a completion on a disk of our own: what was written there may
+// have to be sent to a new backup, and where a write failed the disks differ.
+func (r *Replica) examine(done event.DiskDone) {
+	for _, q := range r.m.PendingDisk() {
+		if q.Device != done.Device || q.ID != done.ID || !q.Mode.Own() || !q.Changes() {
+			continue
+		}
+		for _, c := range r.resyncs {
+			if c.slot == q.Device {
+				c.changed(q)
+			}
+		}
+		if done.Status != event.DiskOK {
+			r.doubt(q)
+		}
+	}
+}
+
+// confirmDisks takes what the backup has done meanwhile, and begins or records what
+// waited for it.
+func (r *Replica) confirmDisks() {
+	for i := 0; i < len(r.flushes); {
+		if f := r.flushes[i]; f.done && r.flushed(f) {
+			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+			r.complete(f.result)
+			continue
+		}
+		i++
+	}
+	if len(r.readings) == 0 && len(r.parked) == 0 {
+		return
+	}
+	done := r.p.Status().Backup.Disk
+	n := 0
+	for _, x := range r.readings {
+		x.confirmed = x.confirmed || x.output <= done
+		if !x.confirmed || !x.logged {
+			r.readings[n] = x
+			n++
+		}
+	}
+	r.readings = r.readings[:n]
+	r.unpark()
+}
+
+// forgetReads is for a backup that is gone for good: nobody reads behind us.
+func (r *Replica) forgetReads() {
+	r.readings = nil
+	r.unpark()
+}
+
+// unpark begins what need not wait any more, in order, if it may still leave.
+func (r *Replica) unpark() {
+	if len(r.parked) == 0 || !r.p.MayEmit(r.now) {
+		return
+	}
+	waiting := r.parked
+	r.parked = nil
+	for _, p := range waiting {
+		if r.overwrites(p.DiskRequest, r.parked) {
+			r.parked = append(r.parked, p)
+			continue
+		}
+		r.start(p.DiskRequest, p.output)
+	}
+}
