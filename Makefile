@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos bench tools
+.PHONY: build demo test check unit arm64 e2e chaos chaos-cluster bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -39,6 +39,9 @@ e2e: build ## the whole system on this machine: a real kernel, a real socket, a 
 N ?= 100
 chaos: build ## kill a replica at N random moments of a load
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
+
+chaos-cluster: build ## lose a host of three, N times, under a client's load; as root
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaosCluster ./e2e/
 
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH

@@ -93,6 +93,7 @@ const (
 	Restarted    EventKind = "restarted"
 	Drain        EventKind = "drain"
 	Trouble      EventKind = "trouble"
+	Diverged     EventKind = "diverged" // this copy differs from its log
 	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
 )
