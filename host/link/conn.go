@@ -49,7 +49,9 @@ func (c *conn) start() {
 	l := c.link
 	c.socket.SetDeadline(time.Time{})
 	c.socket.goLive(c.out.rouse)
+	l.heard()
 	l.goes(func() { c.out.write(c.done) })
+	l.goes(c.breathe)
 	l.goes(func() {
 		l.inbox.put(item{conn: c, ev: world.ChannelEvent{Kind: world.Connected}})
 		c.beat.start()
@@ -81,6 +83,7 @@ func (c *conn) read() error {
 		if err != nil {
 			return err
 		}
+		c.link.heard()
 		it := item{conn: c, ev: world.ChannelEvent{Kind: world.Packet, Data: b}}
 		if !c.link.inbox.put(it) {
 			break

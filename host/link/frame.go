@@ -15,6 +15,8 @@ const (
 	// firstRead bounds what a length alone makes us allocate: a packet's buffer
 	// grows as its bytes arrive.
 	firstRead = 64 << 10
+	// noPacket in place of a length: there is none, see breath.go.
+	noPacket = 1<<32 - 1
 )
 
 // readPacket reads a packet behind its length.
@@ -22,6 +24,11 @@ func readPacket(r io.Reader) ([]byte, error) {
 	var head [headSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return nil, err
+	}
+	for binary.BigEndian.Uint32(head[:]) == noPacket {
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return nil, err
+		}
 	}
 	size := int(binary.BigEndian.Uint32(head[:]))
 	if size > world.MaxPacket {
