@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos chaos-cluster bench tools
+.PHONY: build demo test check unit arm64 e2e chaos chaos-cluster suspicion slow-backup bench tools
 
 build: ## the tandem binary
 	$(GO) build -trimpath -o $(BIN) ./cmd/tandem
@@ -42,6 +42,13 @@ chaos: build ## kill a replica at N random moments of a load
 
 chaos-cluster: build ## lose a host of three, N times, under a client's load; as root
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaosCluster ./e2e/
+
+MINUTES ?= 10
+suspicion: build ## stop replicas for up to 200 ms again and again on busy cores, for MINUTES; as root
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_MINUTES=$(MINUTES) $(GO) test -tags e2e -timeout 24h -v -run TestSuspicion ./e2e/
+
+slow-backup: build ## slow a backup by a control group: the lag, the CPU share and a client's waits; as root
+	TANDEM=$(CURDIR)/$(BIN) $(GO) test -tags e2e -timeout 20m -v -run TestSlowBackup ./e2e/
 
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH

@@ -169,7 +169,7 @@ func backupOf(cl etcd.Claim, st etcd.State, copies map[string]etcd.Copy) cluster
 	switch ours := c.Token == b.Token; {
 	case ours && !c.Alive:
 		out.State = cluster.Dead
-	case b.Over != "":
+	case b.Over != "", cl.Epoch > b.Epoch: // claimed since: the primary goes on without it
 		out.State = cluster.Lost
 	case p.Token == cl.Owner && p.State == "Protected":
 		out.State = cluster.Protected
