@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -380,6 +381,9 @@ func TestCluster(t *testing.T) {
 	l.operate(c, before.Backup.Node)
 	l.ask(third, "ft", "disable", "web")
 	l.until("no backup", time.Minute, func() bool { v := l.vm(third, "web"); return v.Backup == nil })
+	// A VM without FT moves by a clone, and has no backup after it.
+	l.ask(victim, "migrate", "web", "--to", elsewhere(l.vm(third, "web").Primary.Node, hosts))
+	l.until("one copy", time.Minute, func() bool { v := l.vm(third, "web"); return v.Primary != nil && v.Backup == nil })
 	l.ask(third, "stop", "web")
 	l.until("stopped", time.Minute, func() bool { v := l.vm(third, "web"); return v.Status == "not protected: not running" })
 	l.ask(third, "delete", "web")
@@ -481,6 +485,11 @@ func TestSpare(t *testing.T) {
 func (l *lab) log(name string) string {
 	b, _ := os.ReadFile(l.path(name + ".log"))
 	return string(b)
+}
+
+// elsewhere is a host other than one.
+func elsewhere(host string, hosts []string) string {
+	return hosts[(slices.Index(hosts, host)+1)%len(hosts)]
 }
 
 // console joins a VM's console from a host.
