@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -66,7 +67,17 @@ func (w *writer) run() error {
 
 // swap sets a key and returns its value before.
 func (r *redis) swap(key, value string) (string, error) {
-	s, err := r.ask("SET " + key + " " + value + " GET")
+	r.c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := fmt.Fprintf(r.c, "SET %s %s GET\r\n", key, value); err != nil {
+		return "", err
+	}
+	return r.value()
+}
+
+// value reads a bulk string, or the lack of one.
+func (r *redis) value() (string, error) {
+	s, err := r.in.ReadString('\n')
+	s = strings.TrimSpace(s)
 	if err != nil || s == "$-1" {
 		return "", err
 	}
@@ -104,9 +115,20 @@ func (w *writer) end() (int, error) {
 	if err := <-w.done; err != nil {
 		return w.acked, err
 	}
-	for i := max(0, w.acked-keys); i < w.acked; i++ {
-		if old, err := w.c.swap(fmt.Sprintf("w%d", i%keys), "end"); err != nil || old != fmt.Sprintf("v%d", i) {
-			return w.acked, fmt.Errorf("key %d holds %q, %w; v%d was acknowledged", i%keys, old, err, i)
+	w.c.c.SetDeadline(time.Now().Add(time.Minute))
+	const batch = 100
+	for i := max(0, w.acked-keys); i < w.acked; i += batch {
+		var all strings.Builder
+		for k := i; k < min(i+batch, w.acked); k++ {
+			fmt.Fprintf(&all, "GET w%d\r\n", k%keys)
+		}
+		if _, err := io.WriteString(w.c.c, all.String()); err != nil {
+			return w.acked, err
+		}
+		for k := i; k < min(i+batch, w.acked); k++ {
+			if value, err := w.c.value(); err != nil || value != fmt.Sprintf("v%d", k) {
+				return w.acked, fmt.Errorf("key %d holds %q, %w; v%d was acknowledged", k%keys, value, err, k)
+			}
 		}
 	}
 	return w.acked, nil

@@ -222,10 +222,10 @@ func TestSuspicion(t *testing.T) {
 			p.fatalf("after %d stops, the longest %v: the primary is %s in epoch %d (it was %d), the backup %s", stops+1, longest, a.State, a.Epoch, epoch, b.State)
 		}
 	}
-	gap := p.w.gap()
+	t.Logf("%d stops of up to 200 ms (%v with the wait for a CPU) in %.1f minutes: no failover, the client waited %v at most", stops, longest.Round(time.Millisecond), minutes, p.w.gap().Round(time.Millisecond))
 	acked, err := p.w.end()
 	if err != nil {
 		p.fatalf("%v", err)
 	}
-	t.Logf("%d stops of up to 200 ms (%v with the wait for a CPU) in %.1f minutes: no failover, %d writes, the client waited %v at most", stops, longest.Round(time.Millisecond), minutes, acked, gap.Round(time.Millisecond))
+	t.Logf("%d writes, none lost, one connection", acked)
 }
