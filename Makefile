@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check unit arm64 e2e chaos sim mutants model bench netbench tools packages reproducible
+.PHONY: build demo test check unit arm64 e2e chaos chaos-cluster suspicion slow-backup sim mutants model bench netbench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -68,6 +68,16 @@ model: tools ## check the model of the protocol, ft/golive.pml
 	for r in ACK LEASE ECHO TIMEOUT CLAIM ACTIVATE HOLD LEAVING HALT; do \
 		says "without the rule NO_$$r" "$$(pan -DNO_$$r '-DSAFETY -DNOCLAIM')" 1; done
 
+chaos-cluster: build ## lose a host of three, N times, under a client's load; as root
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaosCluster ./e2e/
+
+MINUTES ?= 10
+suspicion: build ## stop replicas for up to 200 ms again and again on busy cores, for MINUTES; as root
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_MINUTES=$(MINUTES) $(GO) test -tags e2e -timeout 24h -v -run TestSuspicion ./e2e/
+
+slow-backup: build ## slow a backup by a control group: the lag, the CPU share and a client's waits; as root
+	TANDEM=$(CURDIR)/$(BIN) $(GO) test -tags e2e -timeout 20m -v -run TestSlowBackup ./e2e/
+
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
 	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
@@ -75,6 +85,7 @@ bench: tools build ## time the benchmark programs here, in tandem and in QEMU; f
 netbench: TOOLS = iperf3 iputils-ping e2fsprogs
 netbench: tools build ## iperf3 and pings with and without a backup, as root; flags in NETBENCH
 	$(GO) run ./bench/netbench --tandem $(CURDIR)/$(BIN) $(NETBENCH)
+
 # A program like this needs no C library, so a package is for any distribution.
 NFPM = github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 ARCHES ?= amd64 arm64 riscv64

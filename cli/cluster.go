@@ -177,13 +177,13 @@ func nodesCommand() *cobra.Command {
 				return err
 			}
 			return a.show(c.OutOrStdout(), list, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tSTATE\tADDRESS\tDOMAIN\tCPUS\tMEMORY\tLEFT\tPRIMARIES\tBACKUPS\t")
+				fmt.Fprintln(w, "NAME\tSTATE\tADDRESS\tDOMAIN\tCPUS\tMEMORY\tLEFT\tPRIMARIES\tBACKUPS\tETCD\t")
 				for _, n := range list {
 					state := n.State
 					if n.Evacuation != "" {
 						state += ", evacuated"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\t\n", n.Name, state, n.Address, n.Domain, n.CPUs, size(n.Memory), size(n.Left), n.Primaries, n.Backups)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\t\n", n.Name, state, n.Address, n.Domain, n.CPUs, size(n.Memory), size(n.Left), n.Primaries, n.Backups, orElse(n.Etcd, "-"))
 				}
 			})
 		})

@@ -230,14 +230,15 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 			go host.ReturnMemory() // the parts of the clone
 		}
 	}
+	hub := term.NewHub(console, c.wake)
 	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
-		Terminal: term.NewWriter(console), RAM: guestRAM}
+		Terminal: hub, RAM: guestRAM}
 	if c.engine, err = f.vm.engine.open(); err != nil {
 		return nil, err
 	}
 	c.world.Engine = c.engine.use
 	if f.control != "" {
-		if c.control, err = control.Listen(f.control, c.wake); err != nil {
+		if c.control, err = control.Listen(f.control, c.wake, hub.Join); err != nil {
 			return nil, err
 		}
 		c.closers = append(c.closers, c.control)

@@ -30,7 +30,9 @@ func vmCommands() []*cobra.Command {
 	ft.AddCommand(
 		change("enable", "Keep a backup of a VM that could go on at any moment", node.VMChange{FT: &yes}),
 		change("disable", "End a VM's backup, and make no other", node.VMChange{FT: &no}),
-		ftStatus())
+		ftStatus(), testFailover(),
+		moveCommand("migrate-backup", "Move a VM's backup to another host", "A pair has one backup at a time: the old one ends before the new one is cloned, so the VM is\n"+
+			"unprotected while it is copied. Move to a host that is known to be good.", "backup"))
 	return []*cobra.Command{createCommand(),
 		change("start", "Start a VM", node.VMChange{Power: &yes}),
 		change("stop", "Pull the plug on a VM", node.VMChange{Power: &no}),
@@ -38,7 +40,11 @@ func vmCommands() []*cobra.Command {
 			func(ctx context.Context, _ *cobra.Command, a *asks, list []string) error {
 				return a.client().Delete(ctx, list[0])
 			}),
-		listCommand(), infoCommand(), eventsCommand(), ft}
+		moveCommand("migrate", "Move a running VM to another host", "The backup takes over if it is on that host; else it is moved there first, and a VM without FT is copied.\n"+
+			"Connections stay open. A VM with FT is protected again by a new backup afterwards.", "primary"),
+		atOnce("reset", "Press a VM's reset button"),
+		atOnce("shutdown", "Ask a guest to shut down"),
+		consoleCommand(), listCommand(), infoCommand(), eventsCommand(), ft}
 }
 
 func createCommand() *cobra.Command {

@@ -58,8 +58,9 @@
 // # Only as far as needed
 //
 // Nothing moves for the sake of balance. A copy moves because its host is
-// evacuated or overfull, lacks a label, or because it shares a failure domain or
-// an anti-affinity group; every such move ends the complaint that caused it, so
+// evacuated or overfull, lacks a label, because it shares a failure domain or an
+// anti-affinity group, or because an operator says where it shall be (VM.Move, which
+// holds for that one host); every such move ends the complaint that caused it, so
 // none is undone by the next. A host that joins or returns attracts what is
 // placed from then on, nothing else. A VM's preferred host is for its start.
 // A host takes part in at most ClonesPerHost clones at once, and what failed is
@@ -137,7 +138,18 @@ type VM struct {
 	Groups   []string // anti-affinity: no two primaries of a group on one host
 	Labels   []string // that a host must have
 	Host     string   // preferred for the primary's start
+	Move     Role     // a copy that an operator wants on To; whoever asked forgets that once it is there
+	To       string
 }
+
+// Role is which copy of a VM.
+type Role uint8
+
+const (
+	NoRole Role = iota
+	PrimaryRole
+	BackupRole
+)
 
 // Observed is what is known at Now.
 type Observed struct {
@@ -294,6 +306,8 @@ func (v *VM) valid() error {
 	switch {
 	case v.Name == "":
 		return fmt.Errorf("it has no name")
+	case v.Move > BackupRole:
+		return fmt.Errorf("a move of role %d is unknown", v.Move)
 	case v.Spread > Require:
 		return fmt.Errorf("spread %d is unknown", v.Spread)
 	}

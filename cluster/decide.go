@@ -144,6 +144,10 @@ func (p *planner) pair(v *vm) (level, bool) {
 	if leave == 0 && !v.want.FT && v.conflict && !v.meets(v.backup, false) {
 		leave = GroupShared
 	}
+	here := v.moving() && v.backup == v.target // the primary's new place has the backup already
+	if here {
+		leave = Asked
+	}
 	switch {
 	case in.Backup.Host == in.Primary.Host:
 		return v.need(ending, StopBackup, HostShared)
@@ -157,7 +161,10 @@ func (p *planner) pair(v *vm) (level, bool) {
 		return v.need(evacuating, SwapRoles, leave)
 	}
 	v.status.SharedDomain = p.sites[v.primary].domain == p.sites[v.backup].domain
-	if c := p.mustLeave(v, v.backup); c != 0 {
+	if v.moving() && !here {
+		return v.need(evacuating, MigrateBackup, Asked)
+	}
+	if c := p.mustLeave(v, v.backup); c != 0 && !here {
 		return v.need(evacuating, MigrateBackup, c)
 	}
 	if leave != 0 {
@@ -171,6 +178,9 @@ func (p *planner) single(v *vm) (level, bool) {
 	l, k, c := protecting, CloneBackup, CopyLost
 	if !v.want.FT {
 		l, k, c = evacuating, MigratePrimary, p.mustLeave(v, v.primary)
+		if v.moving() && v.want.Move == PrimaryRole {
+			c = Asked
+		}
 		if c == 0 && v.conflict {
 			l, c = repairing, GroupShared
 		}
@@ -210,7 +220,7 @@ func (p *planner) act(v *vm) {
 	}
 	switch v.todo {
 	case StartPrimary, ColdRestart:
-		p.try(v, v.todo, &ask{v: v, size: v.want.Size, beside: none, from: none})
+		p.try(v, v.todo, &ask{v: v, size: v.want.Size, beside: none, from: none, only: none})
 	case CloneBackup, MigratePrimary:
 		a := p.clone(v)
 		if v.cause == GroupShared {
@@ -242,7 +252,11 @@ func (p *planner) backoff(in *Instance) Tick {
 
 // clone asks for a host beside the primary, cloned from there.
 func (p *planner) clone(v *vm) *ask {
-	return &ask{v: v, size: v.size(), version: v.in.Version, beside: v.primary, from: v.primary}
+	a := &ask{v: v, size: v.size(), version: v.in.Version, beside: v.primary, from: v.primary, only: none}
+	if v.moving() {
+		a.only = v.target
+	}
+	return a
 }
 
 // try places a copy and plans the action, or says why not.
@@ -269,9 +283,10 @@ func (p *planner) try(v *vm, k Kind, a *ask) bool {
 
 // swap moves the primary off its host. Of a protected VM only when the next
 // backup will have a place, which is booked: swapping all VMs of a host at once
-// would leave most of them waiting for a clone.
+// would leave most of them waiting for a clone. An operator who asks for it by name
+// may not have another host.
 func (p *planner) swap(v *vm) {
-	if v.want.FT {
+	if v.want.FT && v.cause != Asked {
 		a := p.clone(v)
 		a.beside, a.from = v.backup, v.backup
 		forced := p.sites[v.primary].Evacuation == Force

@@ -37,6 +37,7 @@ type ask struct {
 	version Version // of a backup's primary
 	beside  int     // the host of the VM's other copy, or none
 	from    int     // the host that it is cloned from, or none
+	only    int     // the one host that will do, or none
 	repair  Cause   // DomainShared, GroupShared, HostOverfull: worth a move only if it ends that
 }
 
@@ -64,6 +65,9 @@ func (p *planner) place(a *ask) (best int, fit Fit) {
 	var bestScore uint8
 	better := false // a host in another domain would fit, were it not busy cloning
 	for _, i := range p.order {
+		if a.only != none && i != a.only {
+			continue
+		}
 		c := p.check(a, i)
 		fit[c]++
 		if c != fits && c != Cloned {

@@ -31,6 +31,7 @@ type vm struct {
 	in                    *Instance // never nil
 	primary, backup, next int       // hosts, or none
 	blamed, host          int       // that failed last, that is preferred; or none
+	target                int       // where an operator wants a copy, or none
 	held                  [3]bool   // whether that copy is heard, so that its host is taken
 	groups                []*group
 	labels, disks         set // hosts that qualify; nil: all
@@ -51,6 +52,11 @@ func (v *vm) size() Size {
 
 func (v *vm) occupies(i int) bool {
 	return v.held[0] && i == v.primary || v.held[1] && i == v.backup || v.held[2] && i == v.next
+}
+
+// moving reports a copy that an operator wants elsewhere and that is not there yet.
+func (v *vm) moving() bool {
+	return v.target != none && v.primary != v.target && (v.want.Move == PrimaryRole || v.backup != v.target)
 }
 
 // level is the order in which needs are served: what is lost first, then
@@ -256,7 +262,7 @@ func (p *planner) resolve() {
 		v := &p.vms[i]
 		v.primary, v.backup, v.next = p.at(v.in.Primary), p.at(v.in.Backup), p.at(v.in.Next)
 		v.held = [3]bool{p.heard(v.in.Primary), p.heard(v.in.Backup), p.heard(v.in.Next)}
-		v.blamed, v.host = none, none
+		v.blamed, v.host, v.target = none, none, none
 		if i, ok := p.index[v.in.FailedOn]; ok && v.in.Failures > 0 {
 			v.blamed = i
 		}
@@ -273,6 +279,9 @@ func (p *planner) resolve() {
 		}
 		if i, ok := p.index[v.want.Host]; ok {
 			v.host = i
+		}
+		if i, ok := p.index[v.want.To]; ok && v.want.Move != NoRole {
+			v.target = i
 		}
 		for _, g := range v.want.Groups {
 			if grouped[g] == nil {

@@ -69,6 +69,11 @@ func (s *scene) plan(t testing.TB) Decision {
 	return d
 }
 
+// move has an operator want a copy on a host.
+func move(role Role, to string) func(*scene) {
+	return func(s *scene) { s.Desired.VMs[0].Move, s.Desired.VMs[0].To = role, to }
+}
+
 // Each situation leads to the action, or to the status, that an operator expects.
 func TestPlan(t *testing.T) {
 	for _, c := range []struct {
@@ -206,6 +211,32 @@ func TestPlan(t *testing.T) {
 		{"overfull, being moved", hosts("a", "b", "c"), running("db", "a-1", "b-2"), func(s *scene) {
 			s.host("b-2").Memory, s.Observed.VMs[0].Next = 4*gib, Copy{"c-3", Cloning}
 		}, "protected; in progress"},
+		{"asked to move the primary to the backup", hosts("a", "b"), running("db", "a-1", "b-2"), move(PrimaryRole, "b-2"),
+			"swap roles db epoch 3 revision 7 by a-1 from a-1 to b-2: asked for"},
+		{"asked to move the primary elsewhere", hosts("a", "b", "c"), running("db", "a-1", "b-2"), func(s *scene) {
+			move(PrimaryRole, "c-3")(s)
+			s.host("c-3").Free = 20 * gib
+		}, "migrate backup db epoch 3 revision 7 by a-1 from b-2 to c-3: asked for"},
+		{"its second step", hosts("a", "b", "c"), running("db", "a-1", ""), func(s *scene) {
+			move(PrimaryRole, "c-3")(s)
+			s.host("c-3").Free = 20 * gib
+		}, "clone backup db epoch 3 revision 7 by a-1 from a-1 to c-3: copy lost"},
+		{"asked to move an unprotected VM", hosts("a", "b", "c"), running("db", "a-1", ""), func(s *scene) {
+			move(PrimaryRole, "c-3")(s)
+			s.Desired.VMs[0].FT = false
+		}, "migrate primary db epoch 3 revision 7 by a-1 from a-1 to c-3: asked for"},
+		{"while it is cloned", hosts("a", "b", "c"), running("db", "a-1", "c-3"), func(s *scene) {
+			move(PrimaryRole, "c-3")(s)
+			s.Desired.VMs[0].FT, s.Observed.VMs[0].Backup.State = false, Cloning
+		}, "not protected: disabled; in progress"},
+		{"asked to move to a full host", hosts("a", "b", "c"), running("db", "a-1", "b-2"), func(s *scene) {
+			move(BackupRole, "c-3")(s)
+			s.host("c-3").Free = gib
+		}, "protected; no host fits: 1 with too little memory"},
+		{"asked to move the backup", hosts("a", "b", "c", "d"), running("db", "a-1", "b-2"), move(BackupRole, "d-4"),
+			"migrate backup db epoch 3 revision 7 by a-1 from b-2 to d-4: asked for"},
+		{"the backup is there", hosts("a", "b"), running("db", "a-1", "b-2"), move(BackupRole, "b-2"), "protected"},
+		{"the primary is there", hosts("a", "b"), running("db", "a-1", "b-2"), move(PrimaryRole, "a-1"), "protected"},
 		{"both on one host", hosts("a", "b"), running("db", "a-1", "a-1"), nil,
 			"stop backup db epoch 3 revision 7 by a-1 from a-1: host shared"},
 		{"guest powered off", hosts("a", "b"), running("db", "a-1", ""), func(s *scene) { s.Observed.VMs[0].Primary.State = PoweredOff },

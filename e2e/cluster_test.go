@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,7 +38,14 @@ type lab struct {
 
 const labWorld = "world"
 
-func ns(name string) string { return "tdm-" + name }
+// ns names a host's namespace. TANDEM_LAB tells labs apart that are there at once.
+func ns(name string) string {
+	lab := os.Getenv("TANDEM_LAB")
+	if lab == "" {
+		lab = "tdm"
+	}
+	return lab + "-" + name
+}
 
 func newLab(t *testing.T, hosts ...string) *lab {
 	t.Helper()
@@ -226,14 +234,11 @@ func (r *redis) ask(line string) (string, error) {
 	return strings.TrimSpace(s), err
 }
 
-// Three hosts make a cluster; a VM with FT is protected on two of them; its primary's
-// host dies with all its processes; the VM goes on over the same TCP connection with
-// every acknowledged write, and is protected again on the third without a hand. A
-// daemon that was killed adopts its replica. ft status tells by its exit code.
-func TestCluster(t *testing.T) {
-	img := guest(t)
-	l := newLab(t, "n1", "n2", "n3")
-	hosts := []string{"n1", "n2", "n3"}
+// newCluster makes a lab with a store and a switch for a VM named web, whose database
+// answers at 127.0.0.1:6379 of the world, and a cluster of all hosts.
+func newCluster(t *testing.T, img string, hosts ...string) (*lab, map[string]*exec.Cmd) {
+	t.Helper()
+	l := newLab(t, hosts...)
 	l.start(labWorld, "store", "--listen", "10.99.0.1:10809", "--export", "web="+filepath.Join(img, "disk.raw"), "--state", l.dir)
 	l.start(labWorld, "switch", "--listen", "10.99.0.1:7077", "--lease", "web=10.77.0.2", "--forward", "127.0.0.1:6379:10.77.0.2:6379")
 	daemons := map[string]*exec.Cmd{}
@@ -241,23 +246,16 @@ func TestCluster(t *testing.T) {
 		daemons[h] = l.node(h)
 		l.until("the daemon of "+h, time.Minute, func() bool { _, err := os.Stat(l.path(h, "run", node.Socket)); return err == nil })
 	}
-	token := strings.TrimSpace(l.ask("n1", "cluster", "init", "--name", "n1", "--address", "10.99.0.11"))
+	token := strings.TrimSpace(l.ask(hosts[0], "cluster", "init", "--name", hosts[0], "--address", "10.99.0.11"))
 	for i, h := range hosts[1:] {
 		l.ask(h, "cluster", "join", token, "--name", h, "--address", fmt.Sprintf("10.99.0.%d", 12+i))
 	}
-	l.ask("n2", "create", "web", "--image", img, "--memory", "256M", "--engine", "jit", "--ft", "--host", "n1",
-		"--disk", "nbd://10.99.0.1:10809/web", "--network", "switch:10.99.0.1:7077", "--timeout", "1s")
-	if _, _, code := l.try("n3", "ft", "status", "web"); code != 3 {
-		t.Errorf("ft status of a VM that does not run: exit %d, want 3", code)
-	}
-	l.ask("n3", "start", "web")
-	l.until("protected", 2*time.Minute, func() bool { return l.vm("n2", "web").Protected })
-	if _, _, code := l.try("n3", "ft", "status", "web"); code != 0 {
-		t.Errorf("ft status of a protected VM: exit %d, want 0", code)
-	}
-	before := l.vm("n2", "web")
-	t.Logf("protected: primary on %s, backup on %s", before.Primary.Node, before.Backup.Node)
+	return l, daemons
+}
 
+// database connects to the VM's database, once it answers.
+func (l *lab) database() *redis {
+	l.t.Helper()
 	var c *redis
 	l.until("the database", 3*time.Minute, func() bool {
 		conn, err := l.dial("127.0.0.1:6379")
@@ -271,6 +269,31 @@ func TestCluster(t *testing.T) {
 		conn.Close()
 		return false
 	})
+	return c
+}
+
+// Three hosts make a cluster; a VM with FT is protected on two of them; its primary's
+// host dies with all its processes; the VM goes on over the same TCP connection with
+// every acknowledged write, and is protected again on the third without a hand. A
+// daemon that was killed adopts its replica. ft status tells by its exit code.
+func TestCluster(t *testing.T) {
+	img := guest(t)
+	hosts := []string{"n1", "n2", "n3"}
+	l, daemons := newCluster(t, img, hosts...)
+	l.ask("n2", "create", "web", "--image", img, "--memory", "256M", "--engine", "jit", "--ft", "--host", "n1",
+		"--disk", "nbd://10.99.0.1:10809/web", "--network", "switch:10.99.0.1:7077", "--timeout", "1s")
+	if _, _, code := l.try("n3", "ft", "status", "web"); code != 3 {
+		t.Errorf("ft status of a VM that does not run: exit %d, want 3", code)
+	}
+	l.ask("n3", "start", "web")
+	l.until("protected", 2*time.Minute, func() bool { return l.vm("n2", "web").Protected })
+	if _, _, code := l.try("n3", "ft", "status", "web"); code != 0 {
+		t.Errorf("ft status of a protected VM: exit %d, want 0", code)
+	}
+	before := l.vm("n2", "web")
+	t.Logf("protected: primary on %s, backup on %s", before.Primary.Node, before.Backup.Node)
+
+	c := l.database()
 	defer c.c.Close()
 	acked := 0
 	write := func(d time.Duration) (longest time.Duration) {
@@ -354,13 +377,125 @@ func TestCluster(t *testing.T) {
 		v := l.vm(third, "web")
 		return v.Protected && v.Primary.Node == victim && v.Backup.Node == third
 	})
+	l.ask(third, "cluster", "restore", before.Backup.Node)
+	l.operate(c, before.Backup.Node)
 	l.ask(third, "ft", "disable", "web")
 	l.until("no backup", time.Minute, func() bool { v := l.vm(third, "web"); return v.Backup == nil })
-	write(time.Second)
+	// A VM without FT moves by a clone, and has no backup after it.
+	l.ask(victim, "migrate", "web", "--to", elsewhere(l.vm(third, "web").Primary.Node, hosts))
+	l.until("one copy", time.Minute, func() bool { v := l.vm(third, "web"); return v.Primary != nil && v.Backup == nil })
 	l.ask(third, "stop", "web")
 	l.until("stopped", time.Minute, func() bool { v := l.vm(third, "web"); return v.Status == "not protected: not running" })
 	l.ask(third, "delete", "web")
 	l.until("deleted", time.Minute, func() bool { _, _, code := l.try(third, "info", "web"); return code == 1 })
+}
+
+// operate moves copies of the VM between hosts, kills its primary by the command for
+// that, and resets it, from a host that has no copy: a client's connection lives until
+// the reset, and somebody at the console sees it all.
+func (l *lab) operate(c *redis, free string) {
+	l.t.Helper()
+	w := startWriter(c)
+	v := l.vm(free, "web")
+	one, two := v.Primary.Node, v.Backup.Node
+	begin := time.Now()
+	at := func(primary, backup string) {
+		l.t.Helper()
+		l.until("the primary on "+primary+", the backup on "+backup, time.Minute, func() bool {
+			v = l.vm(free, "web")
+			return v.Protected && v.Primary.Node == primary && v.Backup.Node == backup
+		})
+		l.t.Logf("primary on %s, backup on %s after %v; the client waited %v", primary, backup, time.Since(begin).Round(10*time.Millisecond), w.gap().Round(time.Millisecond))
+		begin = time.Now()
+	}
+	if _, diag, code := l.try(free, "migrate", "web", "--to", one); code != 1 || !strings.Contains(diag, "already") {
+		l.t.Errorf("a move to where it is: exit %d: %s", code, diag)
+	}
+	if _, diag, code := l.try(free, "shutdown", "web"); code != 1 || !strings.Contains(diag, "tandem console web") {
+		l.t.Errorf("shutdown: exit %d: %s", code, diag)
+	}
+	l.ask(free, "ft", "migrate-backup", "web", "--to", free)
+	at(one, free)
+	l.ask(two, "migrate", "web", "--to", two) // where no copy is: two steps
+	l.until("protected", time.Minute, func() bool { v = l.vm(free, "web"); return v.Protected && v.Primary.Node == two })
+	at(two, v.Backup.Node)
+	l.ask(one, "migrate", "web", "--to", v.Backup.Node) // one step
+	l.until("protected", time.Minute, func() bool { v = l.vm(free, "web"); return v.Protected && v.Primary.Node != two })
+	at(v.Primary.Node, v.Backup.Node)
+	console := l.console(free, "web")
+	out := l.ask(free, "ft", "test-failover", "web", "--yes")
+	l.t.Logf("test-failover: the client waited %v\n%s", w.gap().Round(time.Millisecond), out)
+	if acked, err := w.end(); err != nil {
+		l.fatalf("%v", err)
+	} else {
+		l.t.Logf("%d writes while copies moved, none lost, one connection", acked)
+	}
+	console.expect("looking for the VM")
+	console.ask("echo console=$((40+2))", "console=42")
+	l.ask(free, "reset", "web")
+	console.expect(ready)
+	console.in.Close()
+	console.cmd.Process.Signal(syscall.SIGTERM)
+	if out := l.ask(free, "events", "web"); !strings.Contains(out, "as was asked") || !strings.Contains(out, "the reset button was pressed") {
+		l.t.Errorf("the events don't tell of it:\n%s", out)
+	}
+}
+
+// Four hosts have three voters and a spare. A host that is lost for good is replaced in
+// both of its roles without a hand: the VM has a backup elsewhere, and the spare gets
+// the dead one's vote, so that it is protected again in full. What returns later is a
+// spare. etcd's leader is never where the VM's copies are for long.
+func TestSpare(t *testing.T) {
+	img := guest(t)
+	hosts := []string{"n1", "n2", "n3", "n4"}
+	l, _ := newCluster(t, img, hosts...)
+	l.until("a spare", time.Minute, func() bool { return strings.Contains(l.line("n1", "nodes", "n4"), "spare") })
+	l.ask("n2", "create", "web", "--image", img, "--memory", "256M", "--engine", "jit", "--ft", "--start", "--host", "n1",
+		"--disk", "nbd://10.99.0.1:10809/web", "--network", "switch:10.99.0.1:7077")
+	l.until("protected", 2*time.Minute, func() bool { return l.vm("n2", "web").Protected })
+	w := startWriter(l.database())
+	v := l.vm("n2", "web")
+	victim, asked := v.Primary.Node, v.Backup.Node
+	l.until("etcd's leader is on a host without a copy", time.Minute, func() bool {
+		return strings.Contains(l.log(victim+"-node")+l.log(asked+"-node"), "leadership was passed on")
+	})
+	w.gap()
+	l.crash(victim)
+	lost := time.Now()
+	l.until("the spare has the vote of the lost host", 3*time.Minute, func() bool {
+		out, _, _ := l.try(asked, "nodes")
+		return strings.Count(out, "voter") == 3 && !strings.Contains(l.line(asked, "nodes", victim), "voter")
+	})
+	l.until("protected by the other three", time.Minute, func() bool {
+		now := l.vm(asked, "web")
+		return now.Protected && now.Epoch > v.Epoch && now.Primary.Node != victim && now.Backup.Node != victim
+	})
+	t.Logf("%s of four is lost for good: protected again after %v; the client waited %v", victim, time.Since(lost).Round(time.Second), w.gap().Round(time.Millisecond))
+	l.node(victim)
+	l.until("it is back as a spare", 2*time.Minute, func() bool { return strings.Contains(l.line(victim, "nodes", victim), "spare") })
+	l.until("protected still", time.Minute, func() bool { return l.vm(victim, "web").Protected })
+	if acked, err := w.end(); err != nil {
+		l.fatalf("%v", err)
+	} else {
+		t.Logf("%d writes, none lost, one connection", acked)
+	}
+}
+
+// log is what a process wrote.
+func (l *lab) log(name string) string {
+	b, _ := os.ReadFile(l.path(name + ".log"))
+	return string(b)
+}
+
+// elsewhere is a host other than one.
+func elsewhere(host string, hosts []string) string {
+	return hosts[(slices.Index(hosts, host)+1)%len(hosts)]
+}
+
+// console joins a VM's console from a host.
+func (l *lab) console(host, vm string) *console {
+	l.t.Helper()
+	return start(l.t, "console", vm, "--run", l.path(host, "run"))
 }
 
 // line is the line of a table that begins with a name.

@@ -67,6 +67,17 @@ func (s *side) Heard(now Time) {
 	}
 }
 
+// Breath reports that the peer says nothing, while its host acknowledges what is sent to
+// it and its process has not ended: it may be starved of CPU, or stopped for a moment.
+// That is no life, but a reason for patience. Outputs don't leave for it: the lease
+// needs an echo.
+func (s *side) Breath(now Time) {
+	if s.paired() {
+		s.life.run(now, s.cfg.MaxGap)
+		s.life.breathless = 0
+	}
+}
+
 // Heartbeat hands over a heartbeat from the peer's UDP port that DecodeHeartbeat
 // has found to be authentic. Old ones are ignored: a replayed packet is no life.
 func (s *side) Heartbeat(now Time, h Heartbeat) {
@@ -154,19 +165,27 @@ func (s *side) verdict(timeout Time) string {
 		return "" // whoever connects the two has a timeout of its own
 	case !s.up && d.unreachable:
 		return "its process is gone"
-	case d.silence >= timeout:
+	case d.silence >= timeout && d.breathless >= timeout:
 		return fmt.Sprintf("silent for %d ms", d.silence/Millisecond)
+	case d.silence >= s.hung(timeout):
+		return fmt.Sprintf("hung: its host answers, it has been silent for %d ms", d.silence/Millisecond)
 	case d.down >= timeout:
 		return fmt.Sprintf("alive, but without a channel for %d ms", d.down/Millisecond)
 	}
 	return ""
 }
 
+// hungTimes is how many times longer a peer may be silent while its host answers.
+const hungTimes = 4
+
+// hung is the silence after which a peer is lost though its host answers.
+func (s *side) hung(timeout Time) Time { return max(timeout, min(hungTimes*timeout, s.cfg.Stall)) }
+
 // doom is when the verdict will be passed if nothing is heard, as far as can be
 // said now.
 func (s *side) doom(timeout Time) Time {
 	d := &s.life
-	left := timeout - d.silence
+	left := max(timeout-d.silence, min(timeout-d.breathless, s.hung(timeout)-d.silence))
 	if d.broken {
 		left = min(left, timeout-d.down)
 	}
@@ -204,6 +223,7 @@ func (s *side) putOff(now Time) {
 type detector struct {
 	last        Time // of the calls to run
 	silence     Time // since the last sign of life
+	breathless  Time // since the last sign of its host, which a sign of life is too
 	broken      bool // the channel is
 	down        Time // for so long
 	unreachable bool // "port unreachable" came after the last sign of life
@@ -214,6 +234,7 @@ func (d *detector) run(now, most Time) {
 	gap := min(max(now-d.last, 0), most)
 	d.last = max(d.last, now)
 	d.silence += gap
+	d.breathless += gap
 	if d.broken {
 		d.down += gap
 	}
@@ -221,5 +242,5 @@ func (d *detector) run(now, most Time) {
 
 func (d *detector) heard(now, most Time) {
 	d.run(now, most)
-	d.silence, d.unreachable = 0, false
+	d.silence, d.breathless, d.unreachable = 0, 0, false
 }

@@ -211,6 +211,35 @@ func TestHeartbeatIsLife(t *testing.T) {
 	}
 }
 
+// TestBreath shows that a silent peer whose host answers is given more time, on either
+// side, and not for ever; and that the time ends when the host is silent too.
+func TestBreath(t *testing.T) {
+	for name, breathes := range map[string]Time{"hung": 10 * Second, "stopped, then dead": 500 * Millisecond, "silent from the start": 0} {
+		_, a, b := pair(t)
+		for _, side := range []struct {
+			breath, tick func(Time)
+			state        func() State
+			from         Time
+			timeout      Time
+		}{
+			{a.p.Breath, a.p.Tick, a.p.State, a.now(), 250 * Millisecond},
+			{b.b.Breath, b.b.Tick, b.b.State, b.now(), 300 * Millisecond},
+		} {
+			before, silent := side.state(), Time(0)
+			for ; side.state() == before && silent < 2*Second; silent += 5 * Millisecond {
+				if silent < breathes {
+					side.breath(side.from + silent)
+				}
+				side.tick(side.from + silent)
+			}
+			want := min(breathes+side.timeout, hungTimes*side.timeout)
+			if silent < want-30*Millisecond || silent > want+30*Millisecond { // it had heard of its peer a moment before
+				t.Errorf("%s: %v is given up after %d ms, want %d", name, before, silent/Millisecond, want/Millisecond)
+			}
+		}
+	}
+}
+
 // TestProbeIsAnswered shows that a heartbeat that asks for an answer gets one at
 // once, and that the answer asks for none.
 func TestProbeIsAnswered(t *testing.T) {

@@ -38,6 +38,7 @@ type NodeInfo struct {
 	Primaries int    `json:"primaries"`
 	Backups   int    `json:"backups"`
 	Self      bool   `json:"self,omitempty"`
+	Etcd      string `json:"etcd,omitempty"` // its member: voter or spare
 }
 
 // CopyInfo is one copy of a VM.
@@ -111,23 +112,26 @@ func (n *Node) serveAPI() (*http.Server, error) {
 	}
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(*http.Request) (any, error){
-		"GET /v1/info":              n.getInfo,
-		"POST /v1/cluster/init":     n.postInit,
-		"POST /v1/cluster/join":     n.postJoin,
-		"POST /v1/cluster/token":    n.postToken,
-		"POST /v1/cluster/confirm":  n.postConfirm,
-		"GET /v1/nodes":             n.getNodes,
-		"PATCH /v1/nodes/{name}":    n.patchNode,
-		"DELETE /v1/nodes/{name}":   n.deleteNode,
-		"GET /v1/vms":               n.getVMs,
-		"POST /v1/vms":              n.postVM,
-		"GET /v1/vms/{name}":        n.getVM,
-		"PATCH /v1/vms/{name}":      n.patchVM,
-		"DELETE /v1/vms/{name}":     n.deleteVM,
-		"GET /v1/vms/{name}/events": n.getEvents,
+		"GET /v1/info":                  n.getInfo,
+		"POST /v1/cluster/init":         n.postInit,
+		"POST /v1/cluster/join":         n.postJoin,
+		"POST /v1/cluster/token":        n.postToken,
+		"POST /v1/cluster/confirm":      n.postConfirm,
+		"GET /v1/nodes":                 n.getNodes,
+		"PATCH /v1/nodes/{name}":        n.patchNode,
+		"DELETE /v1/nodes/{name}":       n.deleteNode,
+		"GET /v1/vms":                   n.getVMs,
+		"POST /v1/vms":                  n.postVM,
+		"GET /v1/vms/{name}":            n.getVM,
+		"PATCH /v1/vms/{name}":          n.patchVM,
+		"DELETE /v1/vms/{name}":         n.deleteVM,
+		"GET /v1/vms/{name}/events":     n.getEvents,
+		"POST /v1/vms/{name}/move":      n.postMove,
+		"POST /v1/vms/{name}/{command}": n.postCommand,
 	} {
 		mux.HandleFunc(pattern, answer(f))
 	}
+	mux.HandleFunc("GET /v1/vms/{name}/console", n.getConsole)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	n.wg.Go(func() { srv.Serve(ln) })
 	return srv, nil
@@ -137,19 +141,24 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 		v, err := f(r)
-		code := http.StatusOK
 		if err != nil {
-			var fail failure
-			code = http.StatusServiceUnavailable
-			if errors.As(err, &fail) {
-				code = fail.code
-			}
-			v = map[string]string{"error": err.Error()}
+			tell(w, err)
+			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(code)
 		json.NewEncoder(w).Encode(v)
 	}
+}
+
+// tell answers with an error.
+func tell(w http.ResponseWriter, err error) {
+	code := http.StatusServiceUnavailable
+	if fail := (failure{}); errors.As(err, &fail) {
+		code = fail.code
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 }
 
 func read[T any](r *http.Request) (v T, err error) {
@@ -254,9 +263,26 @@ func (n *Node) getNodes(r *http.Request) (any, error) {
 				i.Left, i.Primaries, i.Backups = st.Memory, st.Primaries, st.Backups
 			}
 		}
+		i.Etcd = n.seatOf(h.Name)
 		list = append(list, i)
 	}
 	return list, nil
+}
+
+// seatOf says what a host's member of the embedded etcd is.
+func (n *Node) seatOf(host string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range n.members {
+		switch {
+		case m.Name != host:
+		case m.Learner:
+			return "spare"
+		default:
+			return "voter"
+		}
+	}
+	return ""
 }
 
 func (n *Node) patchNode(r *http.Request) (any, error) {

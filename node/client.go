@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"tandem/host/control"
 	"tandem/host/etcd"
 )
 
@@ -45,13 +46,8 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	resp, err := c.http.Do(req)
-	switch {
-	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon answers at %s: start tandem node, or give its --run folder", c.path)
-	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%s may not be opened: run as the daemon's user (%w)", c.path, syscall.EACCES)
-	case err != nil:
-		return err
+	if err != nil {
+		return c.unreached(err)
 	}
 	defer resp.Body.Close()
 	b := io.LimitReader(resp.Body, 64<<20)
@@ -68,6 +64,17 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return nil
 	}
 	return json.NewDecoder(b).Decode(out)
+}
+
+// unreached says why the daemon can't be asked.
+func (c *Client) unreached(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no daemon answers at %s: start tandem node, or give its --run folder", c.path)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s may not be opened: run as the daemon's user (%w)", c.path, syscall.EACCES)
+	}
+	return err
 }
 
 type tokenAnswer struct {
@@ -136,6 +143,30 @@ func (c *Client) Create(ctx context.Context, q CreateRequest) error {
 // ChangeVM changes what is wanted of a VM.
 func (c *Client) ChangeVM(ctx context.Context, name string, q VMChange) error {
 	return c.call(ctx, "PATCH", "/vms/"+url.PathEscape(name), q, nil)
+}
+
+// Move asks for a copy of a VM, primary or backup, to be on another host.
+func (c *Client) Move(ctx context.Context, name string, q MoveRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/move", q, nil)
+}
+
+// Command does something at a VM's primary: reset or test-failover.
+func (c *Client) Command(ctx context.Context, name, command string) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/"+command, nil, nil)
+}
+
+// Console opens a connection with a VM's console; recent asks for what was printed
+// last. It ends when the primary does.
+func (c *Client) Console(ctx context.Context, name string, recent bool) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+	if err != nil {
+		return nil, c.unreached(err)
+	}
+	query := ""
+	if !recent {
+		query = "?recent=no"
+	}
+	return control.Upgrade(conn, "/v1/vms/"+url.PathEscape(name)+"/console"+query)
 }
 
 // Delete ends a VM and removes its record; its disks stay.

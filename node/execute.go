@@ -213,8 +213,10 @@ func (n *Node) hear(ctx context.Context, c *etcd.Client) {
 		select {
 		case r := <-n.answers:
 			n.doing[r.action.VM] = doing{r.action.Kind, time.Now().Add(doneTime)}
-			if r.err != nil {
+			if r.err != nil || r.action.Kind == cluster.MigrateBackup { // whose order was taken back: that shows already
 				delete(n.doing, r.action.VM)
+			}
+			if r.err != nil {
 				n.complain(ctx, c, r.action.VM, fmt.Sprintf("%s: %v", r.action, r.err))
 			}
 		default:

@@ -187,6 +187,7 @@ func TestMetrics(t *testing.T) {
 	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: ports(t, 1)}).String()
 	n := &Node{opt: Options{Metrics: addr}, votes: votes{up: map[string]bool{"a": true, "b": true, "c": true, "d": false}}, procs: map[string]*process{"web": {VM: "web", Token: "P", alive: true}},
 		snap: &etcd.Snapshot{Claims: map[string]etcd.Claim{"web": {Owner: "P", Node: "e"}}, Nodes: []etcd.Node{{Name: "a"}}, Alive: map[string]etcd.Alive{"a": {}}}}
+	n.mismatches = map[string]int{"web": 2}
 	n.procs["web"].status.State = "Protected"
 	n.procs["web"].status.LagSeconds = 0.5
 	srv, err := n.serveMetrics(t.Context())
@@ -203,7 +204,7 @@ func TestMetrics(t *testing.T) {
 	b, _ := io.ReadAll(resp.Body)
 	for _, want := range []string{`tandem_protected{vm="web"} 1`, `tandem_execution_lag_seconds{vm="web"} 0.5`, `tandem_host_up{host="a"} 1`,
 		"tandem_etcd_voters 4", "tandem_etcd_voters_heard 3", "tandem_cluster_followed 0", `tandem_log_sent_bytes_total{vm="web"} 0`, `tandem_failovers_total{vm="web"} 0`,
-		`tandem_output_delay_seconds{vm="web"} 0`} {
+		`tandem_output_delay_seconds{vm="web"} 0`, `tandem_state_hash_mismatches_total{vm="web"} 2`} {
 		if !strings.Contains(string(b), want+"\n") {
 			t.Errorf("no %s in\n%s", want, b)
 		}

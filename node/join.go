@@ -172,6 +172,9 @@ func (n *Node) register(ctx context.Context) error {
 		if n.server != nil {
 			rec.Member = n.server.ID()
 		}
+		if was, is := s.Node(rec.Name); is {
+			was.Member, rec = rec.Member, was
+		}
 		if err = n.client.SaveNode(ctx, s, rec); !errors.Is(err, etcd.ErrChanged) {
 			return err
 		}
@@ -254,8 +257,12 @@ func (n *Node) Join(ctx context.Context, r JoinRequest) error {
 			return err
 		}
 		s.Cluster, s.Embedded, s.Members, s.URLs, s.NoSync = a.Cluster, a.Embedded, a.Members, a.URLs, a.NoSync
-		if s.Witness && !s.Embedded {
+		s.NoMember = a.Embedded && a.Members == ""
+		switch {
+		case s.Witness && !s.Embedded:
 			return errors.New("this cluster's etcd is an external one: it needs no witness")
+		case s.Witness && s.NoMember:
+			return errors.New("this cluster's etcd has as many members as it may: it needs no witness")
 		}
 		if err := n.keep(s, a, key); err != nil {
 			return err
@@ -268,12 +275,25 @@ func (n *Node) Join(ctx context.Context, r JoinRequest) error {
 			return err
 		}
 		if n.server != nil {
-			if err := n.client.Promote(ctx, n.server.ID()); err != nil {
+			if err := n.vote(ctx); err != nil {
 				return err
 			}
 		}
 		return n.register(ctx)
 	})
+}
+
+// vote gives our member a vote, unless there are voters enough: then it is a spare, and
+// the leader's node promotes it when there is need.
+func (n *Node) vote(ctx context.Context) error {
+	list, err := n.client.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if len(voters(list)) >= fewVoters {
+		return nil
+	}
+	return n.client.Promote(ctx, n.server.ID())
 }
 
 // keep writes what the admission brought to our own disk.
@@ -363,7 +383,7 @@ func verify(s tls.ConnectionState, fingerprint string) error {
 // serveJoins admits hosts that know a secret, until ctx ends. It is called with mu held.
 func (n *Node) serveJoins(ctx context.Context) {
 	pki := filepath.Join(n.opt.State, pkiDir)
-	pair, err := tls.LoadX509KeyPair(filepath.Join(pki, hostPair+".pem"), filepath.Join(pki, hostPair+".key"))
+	pair, pool, err := certs.Load(pki, hostPair)
 	if err == nil {
 		var caPEM []byte
 		if caPEM, err = os.ReadFile(filepath.Join(pki, "ca.pem")); err == nil {
@@ -378,8 +398,11 @@ func (n *Node) serveJoins(ctx context.Context) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+joinPath, n.admit)
+	n.servePeers(mux)
 	srv := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, ErrorLog: nil,
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}}}
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 only, which can be upgraded
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair},
+			ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven}}
 	addr := n.set.joinAddr()
 	n.wg.Go(func() {
 		ln, err := listen(ctx, addr)
@@ -454,6 +477,13 @@ func (n *Node) admission(ctx context.Context, q admissionRequest) (a admission, 
 			}
 		}
 		return a, nil
+	}
+	list, err := c.Members(ctx)
+	if err != nil {
+		return a, err
+	}
+	if len(list)-len(voters(list)) >= etcd.MaxLearners && len(voters(list)) >= fewVoters {
+		return a, nil // spares enough: it follows etcd without a member of its own
 	}
 	a.Members, err = c.AddMember(ctx, q.Name, q.Peer)
 	return a, err

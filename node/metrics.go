@@ -48,6 +48,7 @@ var metrics = []metric{
 var (
 	protectedDesc = prometheus.NewDesc("tandem_protected", "1 if the VM is protected; told by the node of its primary.", []string{"vm"}, nil)
 	hostDesc      = prometheus.NewDesc("tandem_host_up", "1 if the host is heard.", []string{"host"}, nil)
+	mismatchDesc  = prometheus.NewDesc("tandem_state_hash_mismatches_total", "Copies of the VM on this host that were found to differ from the log, since the daemon started.", []string{"vm"}, nil)
 	followedDesc  = prometheus.NewDesc("tandem_cluster_followed", "1 if etcd answers and is trusted.", nil, nil)
 	votersDesc    = prometheus.NewDesc("tandem_etcd_voters", "Members of etcd that have a vote.", nil, nil)
 	heardDesc     = prometheus.NewDesc("tandem_etcd_voters_heard", "Those of them that this host hears.", nil, nil)
@@ -61,7 +62,7 @@ func (c collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range metrics {
 		out <- m.desc
 	}
-	for _, d := range []*prometheus.Desc{protectedDesc, hostDesc, followedDesc, votersDesc, heardDesc} {
+	for _, d := range []*prometheus.Desc{protectedDesc, mismatchDesc, hostDesc, followedDesc, votersDesc, heardDesc} {
 		out <- d
 	}
 }
@@ -82,6 +83,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	voters, heard := n.votes.count()
 	out <- prometheus.MustNewConstMetric(votersDesc, prometheus.GaugeValue, float64(voters))
 	out <- prometheus.MustNewConstMetric(heardDesc, prometheus.GaugeValue, float64(heard))
+	for vm := range n.procs {
+		out <- prometheus.MustNewConstMetric(mismatchDesc, prometheus.CounterValue, float64(n.mismatches[vm]), vm)
+	}
 	for _, p := range n.procs {
 		if !p.alive || p.status.State == "" {
 			continue

@@ -93,6 +93,8 @@ type Node struct {
 	votes    votes
 	members  []etcd.Member // of the embedded etcd
 	procs    map[string]*process
+	// mismatches counts, by VM, copies here that were found to differ from the log.
+	mismatches map[string]int
 
 	// Of the loop.
 	seen       map[string]hostSeen
@@ -121,7 +123,7 @@ func New(opt Options) (*Node, error) {
 			return nil, fmt.Errorf("make the node's folders: %w; run as root, or choose others with --state and --run", err)
 		}
 	}
-	return &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, seen: map[string]hostSeen{},
+	return &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, mismatches: map[string]int{}, seen: map[string]hostSeen{},
 		doing: map[string]doing{}, answers: make(chan answered, 1000), said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}, nil
 }
 
@@ -168,7 +170,7 @@ func (n *Node) Run(ctx context.Context) error {
 	return n.loop(ctx, entered)
 }
 
-func (n *Node) loop(ctx context.Context, entered <-chan error) error {
+func (n *Node) loop(ctx context.Context, entered chan error) error {
 	t := time.NewTicker(tick)
 	defer t.Stop()
 	for {
@@ -190,6 +192,11 @@ func (n *Node) loop(ctx context.Context, entered <-chan error) error {
 			select {
 			case err := <-server.Err():
 				return fmt.Errorf("the embedded etcd failed: %w", err)
+			case <-server.Stopped(): // the others have taken it out
+				n.opt.Log.Warn("the member of etcd has stopped: it is started anew")
+				n.leave()
+				n.wg.Go(func() { entered <- n.enter(ctx, n.set) })
+				continue
 			default:
 			}
 		}
@@ -203,8 +210,13 @@ func (n *Node) loop(ctx context.Context, entered <-chan error) error {
 // connection is made.
 func (n *Node) enter(ctx context.Context, set *settings) error {
 	var server *etcd.Server
-	if set.Embedded {
-		err := freed(ctx, set.at(0), set.at(1))
+	anew := false // our member was taken out meanwhile
+	if set.Embedded && !set.NoMember {
+		var err error
+		if anew, err = n.readmit(ctx, set); err != nil {
+			return err
+		}
+		err = freed(ctx, set.at(0), set.at(1))
 		if err != nil {
 			return err
 		}
@@ -227,12 +239,15 @@ func (n *Node) enter(ctx context.Context, set *settings) error {
 	n.wg.Go(func() { client.Watch(watch, n.kick) })
 	n.wg.Go(func() { n.hearVotes(watch, client, set.Embedded) })
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.set, n.server, n.client, n.stopFunc = set, server, client, stop
 	n.beat = client.Heartbeat(set.Name)
 	n.beaten, n.loaded = time.Time{}, time.Time{}
 	if !set.Witness {
 		n.serveJoins(watch)
+	}
+	n.mu.Unlock()
+	if anew { // its number is another one
+		return n.register(ctx)
 	}
 	return nil
 }
@@ -297,7 +312,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 	n.report(ctx, c, s)
 	n.settle(ctx, c, s)
 	n.seeHosts(s, now)
-	d, _, err := n.plan(s, now, n.doing)
+	d, o, err := n.plan(s, now, n.doing)
 	if err != nil {
 		n.lost(err)
 		return
@@ -309,6 +324,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 		}
 	}
 	n.obey(ctx, c, s)
+	n.endMoves(ctx, c, s, d, o)
 	n.carryEvents(ctx, c)
 }
 

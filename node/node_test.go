@@ -64,6 +64,8 @@ func TestInstance(t *testing.T) {
 			primary: cluster.Copy{Host: "a", State: cluster.Running}, second: cluster.Copy{Host: "b", State: cluster.Protected}},
 		{name: "backup dead", claim: claim, backup: order, copies: copies{"a": run("P", rolePrimary, "Claiming", 3), "b": end(run("B", roleBackup, "", 4), control.EndKilled)},
 			primary: cluster.Copy{Host: "a", State: cluster.Running}, second: cluster.Copy{Host: "b", State: cluster.Dead}},
+		{name: "claimed since", claim: etcd.Claim{Epoch: 4, Owner: "P", Node: "a"}, backup: order, copies: copies{"a": run("P", rolePrimary, "Protected", 3), "b": run("B", roleBackup, "Replaying", 4)},
+			primary: cluster.Copy{Host: "a", State: cluster.Running}, second: cluster.Copy{Host: "b", State: cluster.Lost}},
 		{name: "backup lost", claim: claim, backup: &over, copies: copies{"a": primary, "b": run("B", roleBackup, "Replaying", 3)},
 			primary: cluster.Copy{Host: "a", State: cluster.Running}, second: cluster.Copy{Host: "b", State: cluster.Lost}},
 		{name: "failover: the old primary is silent", claim: etcd.Claim{Epoch: 4, Owner: "B", Node: "b"}, backup: order,

@@ -100,6 +100,9 @@ func desiredOf(v etcd.VM) cluster.VM {
 	out := cluster.VM{Name: v.Name, Revision: cluster.Revision(v.Revision), Asked: cluster.Revision(v.Asked),
 		Size: cluster.Size{CPUs: v.Spec.CPUs, Memory: v.Spec.Memory}, Power: v.Power, Deleted: v.Deleted, FT: v.FT,
 		Groups: v.Spec.Groups, Labels: v.Spec.Labels, Host: v.Spec.Host}
+	if m := v.Move; m != nil && !m.Ended() {
+		out.Move, out.To = roles[m.Role], m.To
+	}
 	if v.Spec.Spread == spreadRequire {
 		out.Spread = cluster.Require
 	}
@@ -166,7 +169,7 @@ func backupOf(cl etcd.Claim, st etcd.State, copies map[string]etcd.Copy) cluster
 	switch ours := c.Token == b.Token; {
 	case ours && !c.Alive:
 		out.State = cluster.Dead
-	case b.Over != "":
+	case b.Over != "", cl.Epoch > b.Epoch: // claimed since: the primary goes on without it
 		out.State = cluster.Lost
 	case p.Token == cl.Owner && p.State == "Protected":
 		out.State = cluster.Protected

@@ -289,8 +289,11 @@ func (p *process) kill() error {
 	return syscall.Kill(p.PID, syscall.SIGKILL)
 }
 
+// kindDiverged is replica.Diverged.
+const kindDiverged = "diverged"
+
 // told are the kinds of a replica's events that are worth keeping.
-var told = map[string]bool{"state": true, "live": true, "restarted": true, "trouble": true, "exit": true, "operation": true}
+var told = map[string]bool{"state": true, "live": true, "restarted": true, "trouble": true, "exit": true, "operation": true, kindDiverged: true}
 
 // carryEvents takes what replicas wrote to etcd. The offset is written down after,
 // and the same event entered twice is one.
@@ -320,6 +323,11 @@ func (n *Node) carryEvents(ctx context.Context, c *etcd.Client) {
 				if c.AddEvent(ctx, p.VM, etcd.Event{Time: r.Time.UTC(), Node: n.set.Name, Kind: r.Kind, Text: text, Epoch: r.Epoch}) != nil {
 					break
 				}
+			}
+			if r.Kind == kindDiverged {
+				n.mu.Lock()
+				n.mismatches[p.VM]++
+				n.mu.Unlock()
 			}
 			p.offset += int64(len(line))
 		}

@@ -47,8 +47,9 @@ type settings struct {
 	Domain   string   `json:"domain,omitempty"`
 	Labels   []string `json:"labels,omitempty"`
 	Witness  bool     `json:"witness,omitempty"`
-	Embedded bool     `json:"embedded"`          // an etcd member runs in this daemon
-	Members  string   `json:"members,omitempty"` // for its first start
+	Embedded bool     `json:"embedded"`            // an etcd member runs in this daemon
+	NoMember bool     `json:"no_member,omitempty"` // of an embedded etcd that has enough without us
+	Members  string   `json:"members,omitempty"`   // for its first start
 	Joins    bool     `json:"joins,omitempty"`
 	NoSync   bool     `json:"no_sync,omitempty"` // tests
 	URLs     []string `json:"etcd"`              // all of etcd's

@@ -97,16 +97,18 @@ func (n *Node) hearVotes(ctx context.Context, c *etcd.Client, embedded bool) {
 	t := time.NewTicker(beatEvery)
 	defer t.Stop()
 	var members []etcd.Member
+	b := &bench{silent: map[uint64]time.Time{}}
 	for {
 		if list, err := c.Members(ctx); err == nil {
 			members = list
 		}
-		heard := h.Ask(ctx, voters(members))
+		heard := h.Ask(ctx, members)
 		now := votes{up: map[string]bool{}}
 		for _, m := range voters(members) {
 			now.up[m.Name] = heard[m.ID]
 		}
 		n.setVotes(ctx, now, members)
+		n.preside(ctx, c, b, b.seats(members, heard, time.Now()))
 		select {
 		case <-ctx.Done():
 			return

@@ -98,7 +98,7 @@ func (r *Replica) diverged(err error) {
 	if d := (*replay.Divergence)(nil); errors.As(err, &d) {
 		seq = d.Seq
 	}
-	r.report(Event{Kind: Trouble, Seq: seq, Text: err.Error()})
+	r.report(Event{Kind: Diverged, Seq: seq, Text: err.Error()})
 	r.b.Diverged(r.now, done, r.rep.LastOutput(), seq, err.Error())
 }
 

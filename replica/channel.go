@@ -74,6 +74,12 @@ func (r *Replica) drainChannel() (more bool) {
 			} else { // the peer was lost already: the detector decides
 				r.report(Event{Kind: Trouble, Text: ev.Err.Error()})
 			}
+		case world.Breath:
+			if r.p != nil {
+				r.p.Breath(r.now)
+			} else if r.b != nil {
+				r.b.Breath(r.now)
+			}
 		case world.Unreachable:
 			if r.p != nil {
 				r.p.Unreachable(r.now)

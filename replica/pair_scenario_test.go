@@ -407,7 +407,7 @@ func TestFlip(t *testing.T) {
 		}
 		from := p.b.Status().Backup.Executed
 		p.await("the end of the backup", 5e9, func() bool { return p.b.p.Gone() })
-		if p.b.state() != ft.Halted || !p.b.saw(replica.Trouble, "diverged at entry") || !p.b.saw(replica.Trouble, place) {
+		if p.b.state() != ft.Halted || !p.b.saw(replica.Diverged, "diverged at entry") || !p.b.saw(replica.Diverged, place) {
 			p.t.Errorf("the backup ended so:\n%s", p.describe())
 		}
 		hashes := 0
@@ -471,7 +471,7 @@ func TestDivergedRestart(t *testing.T) {
 				p.t.Fatal(err)
 			}
 		})
-		if !p.b.saw(replica.Restarted, "boots from its disk") || !p.b.saw(replica.Trouble, "diverged at entry") {
+		if !p.b.saw(replica.Restarted, "boots from its disk") || !p.b.saw(replica.Diverged, "diverged at entry") {
 			p.t.Fatalf("no report of a restart\n%s", p.describe())
 		}
 		if p.b.Status().Epoch != 2 || p.b.Machine().Config().Devices[machinetest.NetSlot].MAC != machinetest.MAC {

@@ -291,7 +291,7 @@ func (p *pair) check() {
 		p.t.Error(rule)
 	}
 	for _, c := range p.copies {
-		if c.Replica != nil && c.saw(replica.Trouble, "diverged") {
+		if c.Replica != nil && c.saw(replica.Diverged, "diverged") {
 			p.t.Errorf("%s diverged", c.p.Name)
 		}
 	}

@@ -99,6 +99,7 @@ const (
 	Restarted    EventKind = "restarted"
 	Drain        EventKind = "drain"
 	Trouble      EventKind = "trouble"
+	Diverged     EventKind = "diverged" // this copy differs from its log
 	Operated     EventKind = "operation"
 	GuestExit    EventKind = "exit"
 	DiskFailed   EventKind = "disk-error"

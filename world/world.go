@@ -75,6 +75,7 @@ const (
 	Datagram                            // a heartbeat arrived, not yet authenticated
 	Disconnected                        // the connection ended; all that came through it was returned before
 	Unreachable                         // the peer's host says that its UDP port does not exist
+	Breath                              // the peer says nothing, but its host takes what is sent, and its process has not ended
 	Refused                             // no connection is possible: a certificate is wrong, say; it is not tried again before Redial
 )
 

@@ -4,6 +4,7 @@
 // Unix socket with HTTP, and a file of events.
 //
 //	GET  /status                     a Status as JSON
+//	GET  /console?recent=no          becomes a connection with the VM's console (Upgrade)
 //	POST /poweroff                   pulls the plug: both copies of the VM end
 //	POST /reset                      presses the reset button
 //	POST /cpu-share?thousandths=N    bounds what the VM uses of one CPU
@@ -107,7 +108,8 @@ type Server struct {
 	done chan struct{}
 
 	wake  func()
-	kill  func()   // this process
+	kill  func() // this process
+	join  Join
 	under *command // begun, not yet answered; the loop's
 
 	mu     sync.Mutex
@@ -117,16 +119,22 @@ type Server struct {
 	ended  bool // nobody serves any more
 }
 
-// Listen opens the socket at path; wake makes the replica's loop turn.
-func Listen(path string, wake func()) (*Server, error) {
+// Join lets somebody join the VM's console, who is shown what was printed last if
+// recent says so; run serves the connection until it ends.
+type Join func(recent bool) (run func(io.ReadWriteCloser), err error)
+
+// Listen opens the socket at path; wake makes the replica's loop turn. Without join
+// there is no console.
+func Listen(path string, wake func(), join Join) (*Server, error) {
 	os.Remove(path)
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{ln: ln, wake: wake, kill: killSelf, done: make(chan struct{})}
+	s := &Server{ln: ln, wake: wake, join: join, kill: killSelf, done: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", s.getStatus)
+	mux.HandleFunc("GET /console", s.getConsole)
 	mux.HandleFunc("POST /{command}", s.post)
 	s.http = http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {

@@ -50,7 +50,7 @@ func newPair(t *testing.T, backup bool) *pair {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "control.sock")
-	if p.server, err = Listen(path, func() {}); err != nil {
+	if p.server, err = Listen(path, func() {}, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.server.kill = func() { p.killed <- struct{}{} }

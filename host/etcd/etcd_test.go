@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -401,5 +402,45 @@ func TestEvents(t *testing.T) {
 	list, err := c.Events(t.Context(), "vm")
 	if err != nil || len(list) != KeptEvents || list[0].Text != "5" || list[KeptEvents-1].Text != fmt.Sprint(KeptEvents+4) {
 		t.Errorf("%d events from %v, %v", len(list), list[0], err)
+	}
+}
+
+// The leader hands over to the member it is told to, and claims go on; and a member that
+// is taken out while it runs learns that.
+func TestVoters(t *testing.T) {
+	t.Parallel()
+	members, _ := trio(t)
+	c := found(t, members[0])
+	leader := func() int {
+		return slices.IndexFunc(members, func(p *place) bool { return p.srv.Leads() })
+	}
+	from := leader()
+	if from < 0 {
+		t.Fatal("there is no leader")
+	}
+	to := 2 - from/2 // another one, and not the first
+	if err := members[from].srv.HandOver(t.Context(), members[to].srv.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if at := leader(); at != to {
+		t.Errorf("member %d leads, want %d", at, to)
+	}
+	mustWin(t, members[0].arbiter(t, "n1", "vm"), 1, "x")
+	for late := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) { // etcd wants all to have been there for 5 s
+		err := c.RemoveMember(t.Context(), members[to].srv.ID())
+		if err == nil {
+			break
+		}
+		if time.Now().After(late) {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-members[to].srv.Stopped():
+	case <-time.After(30 * time.Second):
+		t.Error("a member that was taken out runs on")
+	}
+	for _, m := range members {
+		m.srv.Close()
 	}
 }

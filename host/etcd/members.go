@@ -102,9 +102,7 @@ func (c *Client) addLearner(ctx context.Context, peer string) (*clientv3.MemberA
 // Promote gives a member a vote, once it has caught up.
 func (c *Client) Promote(ctx context.Context, id uint64) error {
 	for {
-		try, cancel := context.WithTimeout(ctx, patience)
-		_, err := c.c.MemberPromote(try, id)
-		cancel()
+		err := c.TryPromote(ctx, id)
 		if err == nil || errors.Is(err, rpctypes.ErrMemberNotLearner) {
 			return nil
 		}
@@ -114,6 +112,14 @@ func (c *Client) Promote(ctx context.Context, id uint64) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// TryPromote gives a member a vote if it has caught up.
+func (c *Client) TryPromote(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := c.c.MemberPromote(ctx, id)
+	return err
 }
 
 // RemoveMember takes a member out for good.
@@ -156,7 +162,8 @@ func (h *Hearing) Close() {
 	}
 }
 
-// Ask asks all members of a list at once, and returns who of them takes part.
+// Ask asks all members of a list at once, and returns who of them takes part. A learner
+// does, too.
 func (h *Hearing) Ask(ctx context.Context, list []Member) map[uint64]bool {
 	ctx, cancel := context.WithTimeout(ctx, hearTime)
 	defer cancel()
@@ -197,7 +204,7 @@ func (h *hearing) ask(ctx context.Context, cfg Config, m Member) {
 	}
 	resp, err := pb.NewMaintenanceClient(h.client.c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 	switch {
-	case err == nil && resp.Leader != 0 && !resp.IsLearner:
+	case err == nil && resp.Leader != 0:
 		h.up, h.last = true, time.Now()
 	case status.Code(err) == codes.Unavailable || time.Since(h.last) > deafTime:
 		h.up = false

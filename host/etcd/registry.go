@@ -48,8 +48,21 @@ type VM struct {
 	Deleted  bool      `json:"deleted,omitempty"`
 	FT       bool      `json:"ft"`
 	Made     time.Time `json:"made"`
+	Move     *Move     `json:"move,omitempty"` // the newest that was asked for
 	Spec     Spec      `json:"spec"`
 }
+
+// Move is an operator's wish to have a copy elsewhere, and what came of it.
+type Move struct {
+	Role  string `json:"role"` // primary or backup
+	To    string `json:"to"`
+	Since int64  `json:"since"` // Unix time
+	Done  bool   `json:"done,omitempty"`
+	Over  string `json:"over,omitempty"` // why it was given up
+}
+
+// Ended reports that there is nothing left to do.
+func (m Move) Ended() bool { return m.Done || m.Over != "" }
 
 // Spec is a VM's hardware and where it may run. Paths are the same on every node.
 type Spec struct {

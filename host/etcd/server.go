@@ -22,6 +22,8 @@ const (
 	startTimeout = 60 * time.Second
 	quota        = 1 << 30 // bytes
 	history      = "1h"    // of old revisions; nobody reads them
+	// MaxLearners is how many members may have no vote. The leader sends them everything.
+	MaxLearners = 4
 )
 
 // ServerConfig is one member of the embedded etcd.
@@ -67,6 +69,7 @@ func Serve(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, history
 	c.QuotaBackendBytes, c.UnsafeNoFsync = quota, cfg.NoSync
 	c.EnableGRPCGateway = false
+	c.MaxLearners = MaxLearners
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger(cfg.Log))
 	e, err := embed.StartEtcd(c)
 	if err != nil {
@@ -107,6 +110,20 @@ func logger(path string) *zap.Logger {
 
 // Err delivers why the member failed.
 func (s *Server) Err() <-chan error { return s.e.Err() }
+
+// Stopped is closed when the member has ended by itself, as one does that learns that the
+// others have taken it out.
+func (s *Server) Stopped() <-chan struct{} { return s.e.Server.StopNotify() }
+
+// Leads reports that this member is the leader.
+func (s *Server) Leads() bool { return s.e.Server.Leader() == s.e.Server.MemberID() }
+
+// HandOver makes another voter the leader in place of this one.
+func (s *Server) HandOver(ctx context.Context, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return s.e.Server.MoveLeader(ctx, s.ID(), id)
+}
 
 // ID is the member's number.
 func (s *Server) ID() uint64 { return uint64(s.e.Server.MemberID()) }

@@ -124,6 +124,7 @@ func (b *beat) read() {
 		n, err := b.conn.Read(buf)
 		switch {
 		case err == nil:
+			b.link.heard()
 			b.link.inbox.offer(world.ChannelEvent{Kind: world.Datagram, Data: append([]byte(nil), buf[:n]...)})
 		case errors.Is(err, net.ErrClosed):
 			return

@@ -51,7 +51,9 @@ func (c *conn) start() {
 	l := c.link
 	c.socket.SetDeadline(time.Time{})
 	c.socket.goLive(c.out.rouse)
+	l.heard()
 	l.goes(func() { c.out.write(c.done) })
+	l.goes(c.breathe)
 	l.goes(func() {
 		l.inbox.put(item{conn: c, ev: world.ChannelEvent{Kind: world.Connected}})
 		c.beat.start()
@@ -100,6 +102,7 @@ func (c *conn) pull() (hung bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		c.link.heard()
 		it := item{conn: c, ev: world.ChannelEvent{Kind: world.Packet, Data: b}}
 		if !c.link.inbox.put(it) {
 			return true, nil
@@ -119,7 +122,9 @@ func (c *conn) glance() (b []byte, ok bool) {
 		return nil, false
 	}
 	b, err := c.packets.next(c.tls)
-	c.rest = err == nil
+	if c.rest = err == nil; c.rest {
+		c.link.heard()
+	}
 	return b, c.rest
 }
 

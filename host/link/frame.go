@@ -15,6 +15,8 @@ const (
 	// firstRead bounds what a length alone makes us allocate: a packet's buffer
 	// grows as its bytes arrive.
 	firstRead = 64 << 10
+	// noPacket in place of a length: there is none, see breath.go.
+	noPacket = 1<<32 - 1
 )
 
 // packetReader takes packets, each behind its length, from a stream that may have
@@ -31,6 +33,9 @@ func (p *packetReader) next(r io.Reader) ([]byte, error) {
 		n, err := r.Read(p.head[p.heads:])
 		if p.heads += n; err != nil && p.heads < headSize {
 			return nil, p.cut(err)
+		}
+		if p.heads == headSize && binary.BigEndian.Uint32(p.head[:]) == noPacket {
+			p.heads = 0
 		}
 	}
 	size := int(binary.BigEndian.Uint32(p.head[:]))

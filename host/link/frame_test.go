@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -23,9 +24,12 @@ func FuzzReadPacket(f *testing.F) {
 	f.Add(append(packet([]byte("a")), packet([]byte("bc"))...))
 	f.Add(packet(make([]byte, firstRead)))
 	f.Add(packet(make([]byte, 5*firstRead+1)))
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xfe, 1})
 	f.Add([]byte{0x01, 0x80, 0, 0, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if bytes.Contains(b, []byte{0xff, 0xff, 0xff, 0xff}) {
+			t.Skip() // noPacket, of which nothing is returned
+		}
 		read := func(r io.Reader) (again []byte, end string) {
 			for packets := new(packetReader); ; {
 				p, err := packets.next(r)
@@ -54,6 +58,19 @@ func FuzzReadPacket(f *testing.F) {
 			t.Fatalf("nothing for a while: %d bytes, %s; whole: %d bytes, %s", len(cut), cutEnd, len(whole), end)
 		}
 	})
+}
+
+// What is no packet is passed over.
+func TestNoPacket(t *testing.T) {
+	none := binary.BigEndian.AppendUint32(nil, noPacket)
+	stream := slices.Concat(none, none, []byte{0, 0, 0, 1, 'a'}, none)
+	r, packets := bytes.NewReader(stream), new(packetReader)
+	if p, err := packets.next(r); err != nil || string(p) != "a" {
+		t.Errorf("%q, %v", p, err)
+	}
+	if p, err := packets.next(r); err != io.EOF {
+		t.Errorf("at the end: %q, %v", p, err)
+	}
 }
 
 // A length alone makes the reader allocate little.

@@ -76,6 +76,8 @@ type Link struct {
 	welcomes atomic.Bool      // peers are let in, and nobody is dialed
 	port     *net.UDPConn     // keeps our UDP port; nothing is read from it
 	redial   chan struct{}    // nil on the listener's side
+	born     time.Time
+	last     atomic.Int64 // nanoseconds from born until something was heard
 
 	// What Recv has shown to the caller. Packets are meant for that connection,
 	// though there may be a newer one already.
@@ -149,7 +151,7 @@ func newLink(cfg Config, wake func()) (*Link, error) {
 	if cfg.ReceiveLimit <= 0 {
 		cfg.ReceiveLimit = defaultReceiveLimit
 	}
-	l := &Link{cfg: cfg}
+	l := &Link{cfg: cfg, born: time.Now()}
 	rand.Read(l.id[:])
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.inbox.init(cfg.ReceiveLimit, wake)
@@ -209,7 +211,7 @@ func (l *Link) Recv() (world.ChannelEvent, bool) {
 		switch it.ev.Kind {
 		case world.Connected:
 			l.show(it.conn)
-		case world.Packet:
+		case world.Packet, world.Breath:
 			if it.conn != l.current {
 				continue
 			}

@@ -133,6 +133,41 @@ func pair(t testing.TB, addr string) (listener, dialer *end) {
 	return listener, dialer
 }
 
+// Recv leaves out what a quiet moment brings.
+func (e *end) Recv() (world.ChannelEvent, bool) {
+	for {
+		if ev, ok := e.Link.Recv(); !ok || ev.Kind != world.Breath {
+			return ev, ok
+		}
+	}
+}
+
+// While a peer says nothing its kernel is heard, again and again, from either side; and
+// what is sent for that is no packet.
+func TestBreath(t *testing.T) {
+	listener, dialer := pair(t, "127.0.0.1:0")
+	for _, e := range []*end{listener, dialer} {
+		for late := time.After(patience); ; {
+			ev, ok := e.Link.Recv()
+			if ok && ev.Kind == world.Breath {
+				break
+			}
+			if ok {
+				t.Fatalf("event %d, %v", ev.Kind, ev.Err)
+			}
+			select {
+			case <-e.wake:
+			case <-late:
+				t.Fatal("no breath is heard")
+			}
+		}
+	}
+	listener.say("")
+	dialer.hear("")
+	dialer.say("a")
+	listener.hear("a")
+}
+
 // next waits for the next event.
 func (e *end) next() world.ChannelEvent {
 	e.t.Helper()

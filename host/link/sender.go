@@ -68,6 +68,9 @@ func (s *sender) send(b []byte) {
 	if s.failed.Load() {
 		return
 	}
+	if b == nil {
+		b = []byte{} // nil is no packet
+	}
 	s.pending = append(s.pending, b)
 	s.waiting.Add(int64(len(b) + headSize))
 }
@@ -138,7 +141,11 @@ func (s *sender) take(dst []byte) (n int) {
 		p := s.queue[s.first]
 		if s.taken < headSize {
 			var head [headSize]byte
-			binary.BigEndian.PutUint32(head[:], uint32(len(p)))
+			size := uint32(len(p))
+			if p == nil {
+				size = noPacket
+			}
+			binary.BigEndian.PutUint32(head[:], size)
 			m := copy(dst[n:], head[s.taken:])
 			n, s.taken = n+m, s.taken+m
 			if s.taken < headSize {

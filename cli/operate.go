@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/host"
+	"tandem/host/term"
+	"tandem/node"
+)
+
+// The commands about a VM that runs.
+
+// atOnce makes a command that a VM's primary does at once.
+func atOnce(name, short string) *cobra.Command {
+	return asking(name+" NAME", short, 1, 1, "the name of a VM", func(ctx context.Context, _ *cobra.Command, a *asks, list []string) error {
+		return a.client().Command(ctx, list[0], name)
+	})
+}
+
+// moveCommand moves a copy, and waits until it is there.
+func moveCommand(use, short, long, role string) *cobra.Command {
+	var to string
+	var leave bool
+	c := asking(use+" NAME --to NODE", short, 1, 1, "the name of a VM", func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+		if to == "" {
+			return usageError{fmt.Errorf("--to is missing: name the host; tandem nodes lists them")}
+		}
+		client := a.client()
+		if err := client.Move(ctx, list[0], node.MoveRequest{Role: role, To: to}); err != nil || leave {
+			return err
+		}
+		return awaitMove(ctx, c.OutOrStdout(), a, client, list[0])
+	})
+	c.Long = long
+	c.Flags().StringVar(&to, "to", "", "host that the "+role+" shall be on")
+	c.Flags().BoolVar(&leave, "no-wait", false, "only ask for it; tandem events NAME tells what came of it")
+	return c
+}
+
+// awaitMove waits until a move was made or given up. A daemon that does not answer for a
+// moment is asked again.
+func awaitMove(ctx context.Context, w io.Writer, a *asks, c *node.Client, vm string) error {
+	for {
+		v, err := c.VM(ctx, vm)
+		switch {
+		case err == nil && v.Move != nil && v.Move.Over != "":
+			return fmt.Errorf("%s stays where it is: %s", vm, v.Move.Over)
+		case err == nil && v.Move != nil && v.Move.Done:
+			return a.show(w, v, func(w io.Writer) { describeVM(w, v) })
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("interrupted: the move goes on; tandem events tells what comes of it")
+		case <-after():
+		}
+	}
+}
+
+// failoverTime is how long a new primary, and then a new backup, are waited for.
+const failoverTime = 2 * time.Minute
+
+func testFailover() *cobra.Command {
+	var yes, leave bool
+	c := asking("test-failover NAME", "Kill a VM's primary on purpose, and see its backup go on", 1, 1, "the name of a VM",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			if !yes {
+				return usageError{errors.New("test-failover kills the primary's process as kill -9 does: say --yes")}
+			}
+			client := a.client()
+			before, err := client.VM(ctx, list[0])
+			if err != nil {
+				return err
+			}
+			if err := client.Command(ctx, list[0], "test-failover"); err != nil || leave {
+				return err
+			}
+			return awaitFailover(ctx, c.OutOrStdout(), a, client, before)
+		})
+	c.Flags().BoolVar(&yes, "yes", false, "the primary is meant to be killed")
+	c.Flags().BoolVar(&leave, "no-wait", false, "don't wait until the VM is protected again")
+	return c
+}
+
+// awaitFailover waits until a VM is protected in a newer epoch.
+func awaitFailover(ctx context.Context, w io.Writer, a *asks, c *node.Client, before node.VMInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, failoverTime)
+	defer cancel()
+	began, v := time.Now(), before
+	for {
+		if now, err := c.VM(ctx, before.Name); err == nil {
+			v = now
+		}
+		if v.Epoch > before.Epoch && v.Protected {
+			return a.show(w, v, func(w io.Writer) {
+				fmt.Fprintf(w, "again protected after\t%v\n", time.Since(began).Round(100*time.Millisecond))
+				describeVM(w, v)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is %s (%s) after %v, in epoch %d; it was %d before: tandem events %s tells why", v.Name, v.Status, v.Detail,
+				time.Since(began).Round(time.Second), v.Epoch, before.Epoch, v.Name)
+		case <-after():
+		}
+	}
+}
+
+// consoleTime is how long the console of a VM that has lost its primary is asked for.
+const consoleTime = time.Minute
+
+func consoleCommand() *cobra.Command {
+	c := asking("console NAME", "Join a VM's console; Ctrl-A x leaves", 1, 1, "the name of a VM",
+		func(ctx context.Context, _ *cobra.Command, a *asks, list []string) error {
+			conn, err := a.client().Console(ctx, list[0], true)
+			if err != nil {
+				return err
+			}
+			wake, woken := host.Wake()
+			t, err := term.New(os.Stdin, os.Stdout, wake)
+			if err != nil {
+				conn.Close()
+				return err
+			}
+			s := &session{vm: list[0], client: a.client(), term: t, woken: woken}
+			return errors.Join(s.run(ctx, conn), t.Close())
+		})
+	c.Long = "Shows what the VM printed last, and what it prints from then on; what is typed is the guest's. When\n" +
+		"another copy becomes the VM the console is joined again there. Ctrl-A x leaves, Ctrl-A h helps."
+	return c
+}
+
+// session is somebody at a console.
+type session struct {
+	vm     string
+	client *node.Client
+	term   *term.Terminal
+	woken  <-chan struct{}
+	offset uint64 // of what was printed here
+}
+
+// run serves connections, one after the other, until the user leaves.
+func (s *session) run(ctx context.Context, conn net.Conn) error {
+	for {
+		if left := s.serve(ctx, conn); left {
+			return nil
+		}
+		s.print([]byte("\r\n[the primary is gone; looking for the VM]\r\n"))
+		var err error
+		if conn, err = s.again(ctx); conn == nil {
+			return err
+		}
+	}
+}
+
+// serve passes both directions on until the connection ends, or the user leaves.
+func (s *session) serve(ctx context.Context, conn net.Conn) (left bool) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			s.print(buf[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	defer func() { conn.Close(); <-ended }()
+	for {
+		if b := s.term.Read(); len(b) > 0 {
+			if _, err := conn.Write(b); err != nil {
+				return false
+			}
+		}
+		select {
+		case <-s.woken:
+		case <-ended:
+			return false
+		case <-s.term.Quit():
+			return true
+		case <-ctx.Done():
+			return true
+		}
+	}
+}
+
+func (s *session) print(b []byte) {
+	s.term.Write(s.offset, b)
+	s.offset += uint64(len(b))
+}
+
+// again joins the console of the copy that is the VM now; without an error and a
+// connection the user has left.
+func (s *session) again(ctx context.Context) (net.Conn, error) {
+	for end := time.Now().Add(consoleTime); ; {
+		conn, err := s.client.Console(ctx, s.vm, false)
+		if err == nil {
+			return conn, nil
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("the console of %s is lost: %w", s.vm, err)
+		}
+		select {
+		case <-s.term.Quit():
+			return nil, nil
+		case <-ctx.Done():
+			return nil, nil
+		case <-after():
+		}
+	}
+}
