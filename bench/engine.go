@@ -28,6 +28,7 @@ type engine struct {
 
 func tandemPath(p *paths) string { return p.tandem }
 func qemuPath(p *paths) string   { return p.qemu }
+func otherPath(p *paths) string  { return p.other }
 
 const (
 	installTandem = "build it with make build, or name it with --tandem"
@@ -58,6 +59,9 @@ var engines = []engine{
 	}},
 	{"qemu-replay", "qemu-record", qemuPath, installQEMU, func(p *paths, names []string) []string {
 		return append(qemuRun(p, names), "-icount", "shift=auto,rr=replay,rrfile="+p.recording("qemu"))
+	}},
+	{"other", "", otherPath, "give a program with --other", func(p *paths, names []string) []string {
+		return []string{p.kernel, p.initrd, appendLine(names)}
 	}},
 }
 
@@ -103,7 +107,7 @@ func choose(o *options) ([]engine, error) {
 		if !slices.Contains(o.engines, e.name) {
 			continue
 		}
-		if path := e.program(&o.paths); path != "" {
+		if path := e.program(&o.paths); path != "" || e.name == "other" {
 			if _, err := exec.LookPath(path); err != nil {
 				return nil, fmt.Errorf("engine %s: %w: %s", e.name, err, e.install)
 			}

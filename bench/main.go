@@ -50,7 +50,7 @@ type options struct {
 
 // paths are the files that engines run and read.
 type paths struct {
-	tandem, qemu           string
+	tandem, qemu, other    string
 	kernel, initrd, native string
 	dir                    string // for recordings
 }
@@ -105,6 +105,7 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.timeout, "timeout", 15*time.Minute, "for one run of one engine")
 	f.StringVar(&o.paths.tandem, "tandem", "bin/tandem", "the tandem to measure")
 	f.StringVar(&o.paths.qemu, "qemu", "qemu-system-riscv64", "the QEMU to measure")
+	f.StringVar(&o.paths.other, "other", "", "a program for the engine \"other\": it boots KERNEL INITRD APPEND, its arguments, with the console on stdout")
 	f.StringVar(&o.paths.kernel, "kernel", "", "Linux Image; default Debian's stock kernel, fetched once")
 	if err := f.Parse(args); err != nil {
 		return o, err

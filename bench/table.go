@@ -39,6 +39,7 @@ type row struct {
 // ratios are the columns that compare medians: above 1, the second is faster.
 var ratios = []struct{ name, over, under string }{
 	{"qemu/tandem", "qemu", "tandem"},
+	{"other/tandem", "other", "tandem"},
 	{"qemu/tandem record", "qemu-record", "tandem-record"},
 	{"qemu/tandem replay", "qemu-replay", "tandem-replay"},
 	{"tandem/native", "tandem", native},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/metrics"
 
 	"github.com/spf13/pflag"
 
@@ -126,6 +127,7 @@ func (e *engine) close(to io.Writer) error {
 	}
 	if e.stats && e.used != nil {
 		printStats(to, e.used.Stats())
+		printPauses(to)
 	}
 	if e.perf == nil {
 		return nil
@@ -137,6 +139,27 @@ func (e *engine) close(to io.Writer) error {
 		fmt.Fprintln(to, "tandem: the code cache was emptied, so that perf may take code for what was there before: give a larger --code-cache")
 	}
 	return nil
+}
+
+// printPauses says how often Go's runtime stopped the world, and how long at most:
+// while a hart runs translated code the rest waits for it.
+func printPauses(to io.Writer) {
+	samples := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}, {Name: "/sched/pauses/total/other:seconds"}}
+	metrics.Read(samples)
+	var count uint64
+	var longest float64
+	for _, s := range samples {
+		if s.Value.Kind() != metrics.KindFloat64Histogram {
+			continue
+		}
+		h := s.Value.Float64Histogram()
+		for i, n := range h.Counts {
+			if count += n; n > 0 {
+				longest = max(longest, h.Buckets[i+1])
+			}
+		}
+	}
+	fmt.Fprintf(to, "%-52s %15d\n%-52s %15.0f µs\n", "stops of the world, by Go's runtime", count, "  the longest, at most", longest*1e6)
 }
 
 // mostSingles is how many operations --stats names.

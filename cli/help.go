@@ -52,6 +52,13 @@ var examples = map[string]string{
 	"tandem ft enable":  "  tandem ft enable web",
 	"tandem ft disable": "  tandem ft disable web",
 	"tandem ft status":  "  tandem ft status web || echo not protected",
+
+	"tandem ft migrate-backup": "  tandem ft migrate-backup web --to c",
+	"tandem ft test-failover":  "  tandem ft test-failover web --yes",
+	"tandem migrate":           "  tandem migrate web --to b",
+	"tandem reset":             "  tandem reset web",
+	"tandem shutdown":          "  tandem shutdown web",
+	"tandem console":           "  tandem console web",
 }
 
 // choices are the values that a flag may have, whichever command has it.
@@ -63,7 +70,10 @@ var choices = map[string][]string{
 	"on-divergence": {"restart", "continue"},
 	"spread":        {"prefer", "require"},
 	"format":        {"text", "json"},
-	"network":       {"user", "none", "switch:"},
+	"network":       {"user", "none", "switch:", "tap:"},
+	"reads":         {"log", "backup"},
+	"disks":         {"shared", "replicated"},
+	"disk-error":    {"report", "stop"},
 }
 
 // groups are the commands as the help of tandem itself shows them.
@@ -72,7 +82,7 @@ var groups = []struct {
 	commands []string
 }{
 	{"To begin with:", []string{"demo", "doctor", "image", "run", "replay"}},
-	{"VMs of a cluster:", []string{"create", "start", "stop", "delete", "list", "info", "events", "ft"}},
+	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "list", "info", "console", "events", "migrate", "ft"}},
 	{"Hosts:", []string{"cluster", "nodes", "node", "witness"}},
 	{"Shared storage and network:", []string{"store", "switch"}},
 }

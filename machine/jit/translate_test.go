@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jit
+
+import (
+	"testing"
+
+	"tandem/machine/riscv"
+)
+
+// straight is a page of loads and sums, with a branch back after every so many.
+type straight struct{ loop int }
+
+func (s straight) Decoded(to []Inst, off uint16) []Inst {
+	for n := 0; n < maxBlock && off < pageSize-4; n++ {
+		in := Inst{Op: riscv.LW, Off: off, Len: 4, Rd: uint8(5 + off>>2%8), Rs1: 2, Imm: int32(off >> 2 % 64)}
+		switch i := int(off >> 2); {
+		case i%s.loop == s.loop-1:
+			in = Inst{Op: riscv.BNE, Off: off, Len: 4, Rd: Sink, Rs1: 5, Rs2: 6, Imm: int32(-4 * (s.loop - 1))}
+		case i%2 == 0:
+			in = Inst{Op: riscv.ADDW, Off: off, Len: 4, Rd: uint8(5 + i%8), Rs1: uint8(6 + i%7), Rs2: 7}
+		}
+		to, off = append(to, in), off+4
+	}
+	return to
+}
+
+// BenchmarkTranslate is the time that a guest stands still for its largest regions.
+func BenchmarkTranslate(b *testing.B) {
+	for name, loop := range map[string]int{"straight": 1000, "loops of 10": 10, "loops of 100": 100} {
+		b.Run(name, func(b *testing.B) {
+			c := NewCache(make([]byte, MinCache), 0, Layout{ReadPairs: 8192, WritePairs: 12288, VPage: 400, Off: 404, Reason: 408})
+			insts := 0
+			for b.Loop() {
+				c.used = c.first
+				before := c.Stats.Insts
+				if !c.Translate(new(Page), 0, straight{loop}) {
+					b.Fatal("no region")
+				}
+				insts = int(c.Stats.Insts - before)
+			}
+			b.ReportMetric(float64(insts), "instructions")
+		})
+	}
+}
+
+// A rotation in two shifts becomes one instruction, whose parts are made where the
+// block is left before they are overwritten.
+func TestLazy(t *testing.T) {
+	insts := []Inst{
+		{Op: riscv.SLLIW, Rd: 5, Rs1: 10, Imm: 7},
+		{Op: riscv.LW, Rd: 6, Rs1: 2},
+		{Op: riscv.SRLIW, Rd: 7, Rs1: 10, Imm: 25},
+		{Op: riscv.OR, Rd: 8, Rs1: 5, Rs2: 7},
+		{Op: riscv.SW, Rd: Sink, Rs1: 2, Rs2: 8},
+		{Op: riscv.ADDI, Rd: 5}, {Op: riscv.ADDI, Rd: 7}, {Op: riscv.ADDI, Rd: 8},
+	}
+	how := make([]treatment, len(insts))
+	var l lazy
+	l.plan(insts, how)
+	if rotate := insts[3]; rotate.Op != riscv.RORIW || rotate.Rs1 != 10 || rotate.Imm != 25 || !how[0].skip || !how[2].skip || !how[3].raw {
+		t.Fatalf("%+v, %+v", insts, how)
+	}
+	for at, want := range [][]Inst{
+		1: {insts[0]}, // before the load
+		4: {insts[0], insts[2], // before the store
+			{Op: riscv.ADDIW, Rd: 8, Rs1: 8}},
+		6: {insts[2], {Op: riscv.ADDIW, Rd: 8, Rs1: 8}},
+		8: nil,
+	} {
+		got := l.repair(nil, at)
+		if len(got) != len(want) && want != nil {
+			t.Errorf("before %d: %+v, want %+v", at, got, want)
+		}
+		for i := range want {
+			if got[i] != want[i] {
+				t.Errorf("before %d: %+v, want %+v", at, got[i], want[i])
+			}
+		}
+	}
+	if got := l.repair(nil, len(insts)); len(got) != 0 {
+		t.Errorf("at the end: %+v", got)
+	}
+}
