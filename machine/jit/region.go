@@ -163,7 +163,8 @@ func (f *former) index() {
 }
 
 // split ends each block where another begins, and behind a branch to a block, so
-// that what goes round in a loop need not give back steps.
+// that what goes round in a loop need not give back steps. (The block may be the end
+// of another that was split, of which an earlier branch did not know.)
 func (f *former) split() {
 	for i := 0; i < len(f.blocks); i++ {
 		b := &f.blocks[i]

@@ -89,7 +89,7 @@ type exitKind uint8
 const (
 	toInterpreter exitKind = iota
 	toShort                // too few steps
-	toRegion               // another of the page
+	toOffset               // of the page
 	toPage                 // another page
 )
 
@@ -263,10 +263,10 @@ func (t *translator) taken(in *Inst, i int) label {
 	if to < 0 || to >= pageSize {
 		return t.way(toPage, give, to)
 	}
-	if l, ok := t.inRegion(uint16(to)); ok {
-		return l // and the block ends here, see former.split
+	if l, ok := t.inRegion(uint16(to)); ok && give == 0 { // which former.split sees to, mostly
+		return l
 	}
-	return t.way(toRegion, give, to)
+	return t.way(toOffset, give, to)
 }
 
 // way plans a way out of the block that gives back steps.
