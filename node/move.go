@@ -92,7 +92,7 @@ func (n *Node) endMoves(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, d
 			continue
 		}
 		_, up := s.Alive[v.Move.To]
-		m := ended(*v.Move, instances[v.Name], statuses[v.Name], up, time.Now())
+		m := ended(*v.Move, v.Power && !v.Deleted, instances[v.Name], statuses[v.Name], up, time.Now())
 		if !m.Ended() {
 			continue
 		}
@@ -109,14 +109,15 @@ func (n *Node) endMoves(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, d
 	}
 }
 
-// ended returns a move with what came of it, if its end has come.
-func ended(m etcd.Move, in cluster.Instance, st cluster.Status, up bool, now time.Time) etcd.Move {
+// ended returns a move with what came of it, if its end has come; on is whether the VM
+// shall run. While roles change no copy may seem to run.
+func ended(m etcd.Move, on bool, in cluster.Instance, st cluster.Status, up bool, now time.Time) etcd.Move {
 	primary := m.Role == rolePrimary
 	switch {
 	case primary && in.Primary.Host == m.To && in.Primary.State == cluster.Running,
 		!primary && in.Backup.Host == m.To && in.Backup.State == cluster.Protected:
 		m.Done = true
-	case in.Primary.State != cluster.Running && in.Backup.State != cluster.Protected:
+	case !on, in.Primary.State == cluster.PoweredOff:
 		m.Over = "the VM does not run any more"
 	case !primary && in.Primary.Host == m.To:
 		m.Over = "its primary went there"

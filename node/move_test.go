@@ -27,6 +27,8 @@ func TestEnded(t *testing.T) {
 	now := time.Unix(1000, 0)
 	pair := cluster.Instance{Primary: cluster.Copy{Host: "a", State: cluster.Running}, Backup: cluster.Copy{Host: "b", State: cluster.Protected}}
 	alone := cluster.Instance{Primary: cluster.Copy{Host: "a", State: cluster.Running}}
+	off := cluster.Instance{Primary: cluster.Copy{Host: "a", State: cluster.PoweredOff}}
+	between := cluster.Instance{Primary: cluster.Copy{Host: "a", State: cluster.Dead}}
 	full := cluster.Status{Hold: cluster.NoHost}
 	full.Fit[cluster.NoMemory] = 1
 	failed := pair
@@ -48,10 +50,11 @@ func TestEnded(t *testing.T) {
 		{"no room", rolePrimary, "c", pair, full, false, 990, "too little memory"},
 		{"failed there", roleBackup, "c", failed, cluster.Status{}, false, 990, "failed"},
 		{"failed there before", roleBackup, "c", failed, cluster.Status{}, false, 999, ""},
-		{"off", rolePrimary, "c", cluster.Instance{}, cluster.Status{}, false, 990, "does not run"},
+		{"off", rolePrimary, "c", off, cluster.Status{}, false, 990, "does not run"},
+		{"roles change", rolePrimary, "c", between, cluster.Status{}, false, 990, ""},
 		{"too long", rolePrimary, "c", pair, cluster.Status{}, false, 1000 - int64(moveTime/time.Second) - 1, "not done within"},
 	} {
-		m := ended(etcd.Move{Role: c.role, To: c.to, Since: c.since}, c.in, c.st, !c.down, now)
+		m := ended(etcd.Move{Role: c.role, To: c.to, Since: c.since}, true, c.in, c.st, !c.down, now)
 		got := m.Over
 		if m.Done {
 			got = "done"
@@ -59,6 +62,13 @@ func TestEnded(t *testing.T) {
 		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+// A move of a VM that shall not run is given up.
+func TestEndedOff(t *testing.T) {
+	if m := ended(etcd.Move{Role: rolePrimary, To: "b"}, false, cluster.Instance{}, cluster.Status{}, true, time.Unix(0, 0)); m.Over == "" {
+		t.Error("it goes on")
 	}
 }
 
