@@ -39,9 +39,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -221,7 +223,19 @@ func (c *Client) transact(ctx context.Context, when []clientv3.Cmp, then, otherw
 		return nil, err
 	}
 	id := clientv3.OpGet(identityKey)
-	resp, err := c.c.Txn(ctx).If(when...).Then(append([]clientv3.Op{id}, then...)...).Else(append([]clientv3.Op{id}, otherwise...)...).Commit()
+	then, otherwise = append([]clientv3.Op{id}, then...), append([]clientv3.Op{id}, otherwise...)
+	var resp *clientv3.TxnResponse
+	for end := time.Now().Add(electionPatience); ; {
+		resp, err = c.c.Txn(ctx).If(when...).Then(then...).Else(otherwise...).Commit()
+		elects := errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
+		if !elects || !onlyReads(then) || !onlyReads(otherwise) || time.Now().After(end) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(electionPatience / 30):
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
@@ -232,6 +246,14 @@ func (c *Client) transact(ctx context.Context, when []clientv3.Cmp, then, otherw
 		}
 	}
 	return resp, c.guard.check(floor, is, resp.Header.Revision)
+}
+
+// electionPatience is how long a read is asked for again while etcd elects a leader. A
+// write that was answered so may have happened, which its caller must find out.
+const electionPatience = 3 * time.Second
+
+func onlyReads(ops []clientv3.Op) bool {
+	return !slices.ContainsFunc(ops, func(op clientv3.Op) bool { return !op.IsGet() })
 }
 
 // ours compares the cluster's record, so that nothing is ever written to an etcd
