@@ -9,20 +9,6 @@ import (
 
 // Facts of operations, as tables.
 var (
-	sizes = map[int32]amd64.Size{1: amd64.S8, 2: amd64.S16, 4: amd64.S32, 8: amd64.S64}
-
-	loads = [riscv.NumOps]struct {
-		size   int32
-		from   amd64.Size
-		signed bool
-	}{
-		riscv.LB: {1, amd64.S8, true}, riscv.LBU: {1, amd64.S8, false},
-		riscv.LH: {2, amd64.S16, true}, riscv.LHU: {2, amd64.S16, false},
-		riscv.LW: {4, amd64.S32, true}, riscv.LWU: {4, amd64.S32, false}, riscv.LD: {8, amd64.S64, false},
-	}
-
-	storeSize = [riscv.NumOps]int32{riscv.SB: 1, riscv.SH: 2, riscv.SW: 4, riscv.SD: 8}
-
 	branches = map[riscv.Op]amd64.Cond{
 		riscv.BEQ: amd64.E, riscv.BNE: amd64.NE, riscv.BLT: amd64.L, riscv.BGE: amd64.GE,
 		riscv.BLTU: amd64.B, riscv.BGEU: amd64.AE,

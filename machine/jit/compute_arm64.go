@@ -9,20 +9,6 @@ import (
 
 // Facts of operations, as tables.
 var (
-	sizes = map[int32]arm64.Size{1: arm64.S8, 2: arm64.S16, 4: arm64.S32, 8: arm64.S64}
-
-	loads = [riscv.NumOps]struct {
-		size   int32
-		from   arm64.Size
-		signed bool
-	}{
-		riscv.LB: {1, arm64.S8, true}, riscv.LBU: {1, arm64.S8, false},
-		riscv.LH: {2, arm64.S16, true}, riscv.LHU: {2, arm64.S16, false},
-		riscv.LW: {4, arm64.S32, true}, riscv.LWU: {4, arm64.S32, false}, riscv.LD: {8, arm64.S64, false},
-	}
-
-	storeSize = [riscv.NumOps]int32{riscv.SB: 1, riscv.SH: 2, riscv.SW: 4, riscv.SD: 8}
-
 	branches = map[riscv.Op]arm64.Cond{
 		riscv.BEQ: arm64.EQ, riscv.BNE: arm64.NE, riscv.BLT: arm64.LT, riscv.BGE: arm64.GE,
 		riscv.BLTU: arm64.LO, riscv.BGEU: arm64.HS,

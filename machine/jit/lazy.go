@@ -18,12 +18,11 @@ type treatment struct {
 	until int  // the index of the instruction that writes the register next
 }
 
-// lazy plans the treatment of a block's instructions, and fuses some.
+// lazy plans the treatment of a block's instructions.
 type lazy struct {
-	insts []Inst
-	how   []treatment
-	defs  []def
-	last  [256]int // the latest def of each register, -1 for none
+	*block
+	defs []def
+	last [256]int // the latest def of each register, -1 for none
 }
 
 // def is what an instruction writes.
@@ -35,16 +34,16 @@ type def struct {
 	upper  bool   // its upper half is used
 }
 
-// plan fills how, which is as long as insts.
-func (l *lazy) plan(insts []Inst, how []treatment) {
-	l.insts, l.how = insts, how
-	clear(how)
+// plan fills how of a block, and fuses some of its instructions.
+func (l *lazy) plan(b *block) {
+	l.block = b
+	clear(b.how)
 	l.link()
-	for i := range insts {
+	for i := range b.insts {
 		l.fuse(i)
 	}
-	for i := range insts {
-		how[i].skip = l.defs[i].uses == 0 && l.skippable(i)
+	for i := range b.insts {
+		b.how[i].skip = l.defs[i].uses == 0 && l.skippable(i)
 	}
 	l.link()
 	l.demand()
@@ -219,9 +218,9 @@ func (l *lazy) choose() {
 }
 
 // repair appends what makes all registers right before instruction i.
-func (l *lazy) repair(to []Inst, i int) []Inst {
-	for d := range l.insts[:i] {
-		h, in := &l.how[d], &l.insts[d]
+func (b *block) repair(to []Inst, i int) []Inst {
+	for d := range b.insts[:i] {
+		h, in := &b.how[d], &b.insts[d]
 		switch {
 		case h.until < i:
 		case h.skip:
@@ -236,7 +235,7 @@ func (l *lazy) repair(to []Inst, i int) []Inst {
 // isPlain reports whether usesOf says all that an operation reads and writes.
 func isPlain(op riscv.Op) bool {
 	if isFloat(op) {
-		return op <= riscv.FLW || op == riscv.FLD || op == riscv.FSW || op == riscv.FSD
+		return op == riscv.FLW || op == riscv.FLD || op == riscv.FSW || op == riscv.FSD
 	}
 	return !isAtomic(op) && riscv.FormatOf(op) != riscv.FormatNone && riscv.FormatOf(op) != riscv.FormatRs1 &&
 		riscv.FormatOf(op) != riscv.FormatRs12 && !isCSR(op)

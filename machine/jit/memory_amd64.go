@@ -137,11 +137,11 @@ func (t *translator) load(in *Inst, i int) {
 	case how.size == 8:
 		t.Load(amd64.S64, dst, host)
 	case how.signed:
-		t.LoadSX(how.from, amd64.S64, dst, host)
+		t.LoadSX(sizeOf(how.size), amd64.S64, dst, host)
 	case how.size == 4:
 		t.Load(amd64.S32, dst, host)
 	default:
-		t.LoadZX(how.from, dst, host)
+		t.LoadZX(sizeOf(how.size), dst, host)
 	}
 	if dst == tmp {
 		t.put(in.Rd, tmp)
@@ -151,7 +151,7 @@ func (t *translator) load(in *Inst, i int) {
 func (t *translator) store(in *Inst, i int) {
 	size := storeSize[in.Op]
 	host := t.lookup(in, i, size, true)
-	t.Store(sizes[size], host, t.get(in.Rs2, tmp3))
+	t.Store(sizeOf(size), host, t.get(in.Rs2, tmp3))
 }
 
 // zero clears a cache block, where the privilege may (Zicboz).

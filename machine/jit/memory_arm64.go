@@ -128,9 +128,9 @@ func (t *translator) load(in *Inst, i int) {
 	host := t.lookup(in, i, how.size, false)
 	dst := t.into(in.Rd)
 	if how.signed {
-		t.LoadSX(how.from, arm64.S64, dst, host)
+		t.LoadSX(sizeOf(how.size), arm64.S64, dst, host)
 	} else {
-		t.Load(how.from, dst, host)
+		t.Load(sizeOf(how.size), dst, host)
 	}
 	t.put(in.Rd, dst)
 }
@@ -138,7 +138,7 @@ func (t *translator) load(in *Inst, i int) {
 func (t *translator) store(in *Inst, i int) {
 	size := storeSize[in.Op]
 	host := t.lookup(in, i, size, true)
-	t.Store(sizes[size], host, t.get(in.Rs2, tmp3))
+	t.Store(sizeOf(size), host, t.get(in.Rs2, tmp3))
 }
 
 // zero clears a cache block, where the privilege may (Zicboz).

@@ -55,6 +55,8 @@ type former struct {
 	how    []treatment
 	at     [pageSize / 2]int16 // 1 + index in blocks, by halfword
 	work   []uint16
+	places [pageSize / 2]uint8 // see split
+	whole  []block             // the blocks before that
 }
 
 // form fills blocks, in the order of their offsets; the head may be anywhere.
@@ -89,7 +91,7 @@ func (f *former) form(p *Page, head uint16, src Source) bool {
 	for i := range f.blocks {
 		b := &f.blocks[i]
 		b.how, how = how[:len(b.insts)], how[len(b.insts):]
-		f.lazy.plan(b.insts, b.how)
+		f.lazy.plan(b)
 	}
 	return true
 }
@@ -162,27 +164,60 @@ func (f *former) index() {
 	}
 }
 
-// split ends each block where another begins, and behind a branch to a block, so
-// that what goes round in a loop need not give back steps. (The block may be the end
-// of another that was split, of which an earlier branch did not know.)
+// Places of a page, by halfword.
+const (
+	nowhere = iota
+	inside  // of a block
+	leading // a block
+)
+
+// split ends each block where another begins, and behind each branch within what was
+// found: what goes round in a loop need not give back steps. So a branch to a block of
+// the region is always the last instruction of its own.
 func (f *former) split() {
-	for i := 0; i < len(f.blocks); i++ {
+	clear(f.places[:])
+	for i := range f.blocks {
 		b := &f.blocks[i]
-		for n := 1; n < len(b.insts); n++ {
-			if f.at[b.insts[n].Off>>1] != 0 {
-				b.insts, b.stop = b.insts[:n], false
-				break
-			}
-			if to, ok := target(&b.insts[n-1]); ok && f.at[to>>1] != 0 {
-				rest := block{off: b.insts[n].Off, insts: b.insts[n:], stop: b.stop}
-				b.insts, b.stop = b.insts[:n], false
-				f.blocks = append(f.blocks, rest)
-				f.at[rest.off>>1] = int16(len(f.blocks))
-				break
+		for j := range b.insts {
+			f.places[b.insts[j].Off>>1] = max(f.places[b.insts[j].Off>>1], inside)
+		}
+		f.places[b.off>>1] = leading
+	}
+	for i := range f.blocks {
+		b := &f.blocks[i]
+		for j := range b.insts {
+			if to, ok := target(&b.insts[j]); ok && f.places[to>>1] != nowhere {
+				f.places[to>>1] = leading
+				if j+1 < len(b.insts) {
+					f.places[b.insts[j+1].Off>>1] = leading
+				}
 			}
 		}
 	}
+	for i := range f.blocks {
+		f.at[f.blocks[i].off>>1] = 0
+	}
+	f.whole, f.blocks = f.blocks, f.whole[:0]
+	for i := range f.whole {
+		f.cut(&f.whole[i])
+	}
 	f.sort()
+}
+
+// cut adds the blocks that b is made of, unless they are there already: what leads to
+// the middle of a block was found as a block too.
+func (f *former) cut(b *block) {
+	for rest := b.insts; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && f.places[rest[n].Off>>1] != leading {
+			n++
+		}
+		if at := &f.at[rest[0].Off>>1]; *at == 0 {
+			f.blocks = append(f.blocks, block{off: rest[0].Off, insts: rest[:n], stop: b.stop && n == len(rest)})
+			*at = int16(len(f.blocks))
+		}
+		rest = rest[n:]
+	}
 }
 
 // successors calls do with the index of each block of the region that b leads to.

@@ -3,6 +3,7 @@
 package jit
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"tandem/machine/riscv"
@@ -44,6 +45,74 @@ func BenchmarkTranslate(b *testing.B) {
 	}
 }
 
+// tangle is a page of sums and branches to anywhere in it.
+type tangle struct {
+	seed  uint64
+	insts []Inst
+}
+
+func newTangle(seed uint64) tangle {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	var insts []Inst
+	for off := uint16(0); off < pageSize; off += 4 {
+		in := Inst{Op: riscv.ADD, Off: off, Len: 4, Rd: 5, Rs1: 6, Rs2: 7}
+		switch rnd.IntN(8) {
+		case 0:
+			in = Inst{Op: riscv.BEQ, Off: off, Len: 4, Rd: Sink, Rs1: 5, Imm: int32(rnd.IntN(pageSize/4))*4 - int32(off)}
+		case 1:
+			if rnd.IntN(8) == 0 {
+				in = Inst{Op: riscv.JALR, Off: off, Len: 4, Rd: Sink, Rs1: 1}
+			}
+		}
+		insts = append(insts, in)
+	}
+	return tangle{seed, insts}
+}
+
+func (s tangle) Decoded(to []Inst, off uint16) []Inst {
+	for _, in := range s.insts[off/4:] {
+		to = append(to, in)
+		if len(to) > maxRegion+maxBlock || ends(in.Op) {
+			break
+		}
+	}
+	return to
+}
+
+// However much a region leaves out of what its branches lead to, no instruction is in
+// it twice, and a branch to one of its blocks is the last of its own: it gives back no
+// steps.
+func TestSplit(t *testing.T) {
+	full := false
+	for seed := range uint64(300) {
+		f := former{knows: func(*Inst) bool { return true }}
+		src := newTangle(seed)
+		for head := uint16(0); head < pageSize; head += 256 {
+			if !f.form(new(Page), head, src) {
+				continue
+			}
+			full = full || len(f.insts) >= maxRegion
+			seen := map[uint16]bool{}
+			for i := range f.blocks {
+				b := &f.blocks[i]
+				for j := range b.insts {
+					in := &b.insts[j]
+					if seen[in.Off] {
+						t.Fatalf("seed %d, head %#x: %#x is there twice", seed, head, in.Off)
+					}
+					seen[in.Off] = true
+					if to, ok := target(in); ok && f.at[to>>1] != 0 && j != len(b.insts)-1 {
+						t.Fatalf("seed %d, head %#x: the branch at %#x to the block at %#x does not end its own", seed, head, in.Off, to)
+					}
+				}
+			}
+		}
+	}
+	if !full {
+		t.Error("no region was full")
+	}
+}
+
 // A rotation in two shifts becomes one instruction, whose parts are made where the
 // block is left before they are overwritten.
 func TestLazy(t *testing.T) {
@@ -56,8 +125,8 @@ func TestLazy(t *testing.T) {
 		{Op: riscv.ADDI, Rd: 5}, {Op: riscv.ADDI, Rd: 7}, {Op: riscv.ADDI, Rd: 8},
 	}
 	how := make([]treatment, len(insts))
-	var l lazy
-	l.plan(insts, how)
+	l := block{insts: insts, how: how}
+	new(lazy).plan(&l)
 	if rotate := insts[3]; rotate.Op != riscv.RORIW || rotate.Rs1 != 10 || rotate.Imm != 25 || !how[0].skip || !how[2].skip || !how[3].raw {
 		t.Fatalf("%+v, %+v", insts, how)
 	}

@@ -5,6 +5,7 @@
 package jit
 
 import (
+	"math/bits"
 	"slices"
 
 	"tandem/machine/riscv"
@@ -25,10 +26,11 @@ type translator struct {
 	home  [256]hostReg // of guest registers, none for memory
 	moved []move       // where home differs from borderHomes
 
-	n         int // instructions of the block at hand
+	cur       *block
+	n         int // instructions of cur
 	treatment     // of the instruction at hand
 	exits     []exit
-	first     int // the first of exits that is the block's
+	first     int // the first of exits that is cur's
 	repairs   []Inst
 	slow      []slowAccess
 	fp        floatBlock
@@ -203,8 +205,7 @@ func (t *translator) writeEntries(head uint16) {
 
 // block translates one block, up to where it runs on.
 func (t *translator) block(b *block) {
-	t.n, t.first = len(b.insts), len(t.exits)
-	t.former.lazy.insts, t.former.lazy.how = b.insts, b.how
+	t.cur, t.n, t.first = b, len(b.insts), len(t.exits)
 	t.fp.forget()
 	t.own = own{}
 	clear(t.version[:])
@@ -224,6 +225,9 @@ func (t *translator) block(b *block) {
 		t.quit(int32(b.end()))
 	}
 }
+
+// sizeOf is the host's name for so many bytes: both assemblers count by powers of two.
+func sizeOf(bytes int32) size { return size(bits.TrailingZeros32(uint32(bytes))) }
 
 // inst translates the instruction with index i of the block.
 func (t *translator) inst(in *Inst, i int) {
@@ -263,8 +267,8 @@ func (t *translator) taken(in *Inst, i int) label {
 	if to < 0 || to >= pageSize {
 		return t.way(toPage, give, to)
 	}
-	if l, ok := t.inRegion(uint16(to)); ok && give == 0 { // which former.split sees to, mostly
-		return l
+	if l, ok := t.inRegion(uint16(to)); ok {
+		return l // there is nothing to give back, see former.split
 	}
 	return t.way(toOffset, give, to)
 }
@@ -292,7 +296,7 @@ func (t *translator) sized(s size) size {
 // fixFor plans what makes registers right before the instruction with index i.
 func (t *translator) fixFor(i int) fix {
 	from := len(t.repairs)
-	t.repairs = t.former.lazy.repair(t.repairs, i)
+	t.repairs = t.cur.repair(t.repairs, i)
 	return fix{from, len(t.repairs)}
 }
 
