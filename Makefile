@@ -20,9 +20,10 @@ demo: build ## boot a fault-tolerant pair, kill the primary, lose nothing
 
 test: tools check unit e2e ## all tests
 
-check: ## formatting and vet
+check: ## formatting, vet, and a host without a translator
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "run gofmt on:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./... && $(GO) vet -tags e2e ./e2e
+	GOARCH=riscv64 $(GO) build -o /dev/null ./cmd/tandem
 
 unit: ## tests of packages
 	$(GO) test -timeout 20m ./...
