@@ -31,6 +31,10 @@ func Wake() (wake func(), woken <-chan struct{}) {
 	}, c
 }
 
+// yieldEvery is how long turns follow each other at once before other goroutines may
+// have their processor. To yield costs as much as a turn: a thread wakes up for it.
+const yieldEvery = world.Time(100 * time.Microsecond)
+
 // Run takes turns until one says that it is done, or until ctx is, whose error it
 // returns. A turn says when the next one is due at the latest; a time that isn't
 // later than now is at once. A wake brings it forward. There may be turns more
@@ -44,14 +48,19 @@ func Run(ctx context.Context, clock world.Clock, woken <-chan struct{}, turn fun
 		return err
 	}
 	defer a.close()
+	var yielded world.Time
 	for ctx.Err() == nil {
 		next, done := turn()
 		if done {
 			return nil
 		}
-		wait := next - clock.Now()
+		now := clock.Now()
+		wait := next - now
 		if wait <= 0 {
-			runtime.Gosched()
+			if now-yielded >= yieldEvery {
+				runtime.Gosched()
+				yielded = now
+			}
 			continue
 		}
 		if next != Never {

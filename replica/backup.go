@@ -26,7 +26,11 @@ func (r *Replica) turnBackup() (next ft.Time) {
 	if r.done != nil || r.b.State() == ft.Halted {
 		return r.deadline()
 	}
-	wait, err := r.rep.Advance(r.cfg.Slice)
+	wait, err := r.rep.Advance(r.slice.steps)
+	if before := r.now; wait == replay.WaitBudget {
+		r.now = r.clock()
+		r.slice.took(r.now - before)
+	}
 	r.keepOutputs()
 	if err != nil {
 		r.diverged(err)

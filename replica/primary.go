@@ -284,7 +284,7 @@ func (r *Replica) answerEntropy() {
 // runSlice lets the machine execute, and hashes it now and then.
 func (r *Replica) runSlice() {
 	before := r.now
-	stop, err := r.rec.Run(r.m.Step() + r.cfg.Slice)
+	stop, err := r.rec.Run(r.m.Step() + r.slice.steps)
 	r.collect()
 	if err != nil {
 		r.fail(fmt.Errorf("run the machine: %w", err))
@@ -292,6 +292,8 @@ func (r *Replica) runSlice() {
 	}
 	r.now = r.clock()
 	switch stop {
+	case event.StopLimit:
+		r.slice.took(r.now - before)
 	case event.StopIdle, event.StopExit:
 		r.idle = true
 	case event.StopClock:

@@ -32,8 +32,8 @@ import (
 // Config is how a replica runs.
 type Config struct {
 	FT ft.Config
-	// Slice is the number of steps between two looks at the world. It bounds the
-	// delay of an acknowledgement and of an input.
+	// Slice is the number of steps between two looks at the world, at first: where
+	// time passes while the machine runs, it follows how fast that is.
 	Slice event.Step
 	// HashEvery is the time between two hash entries of a machine that runs.
 	HashEvery ft.Time
@@ -114,12 +114,13 @@ type Replica struct {
 	w   World
 	now ft.Time
 
-	m    *machine.Machine
-	rec  *replay.Recorder // of a primary
-	rep  *replay.Replayer // of a backup
-	p    *ft.Primary
-	b    *ft.Backup
-	pace pace
+	m     *machine.Machine
+	rec   *replay.Recorder // of a primary
+	rep   *replay.Replayer // of a backup
+	p     *ft.Primary
+	b     *ft.Backup
+	pace  pace
+	slice slice
 
 	devices    world.Devices
 	held       []heldOutput // external outputs emitted and not known to have left, and what waits behind them
@@ -217,7 +218,7 @@ var ErrHalted = errors.New("this copy has halted")
 // NewPrimary returns the replica of a machine that starts, or was restored, as
 // the owner of an epoch whose devices are open.
 func NewPrimary(cfg Config, w World, m *machine.Machine, owned event.Epoch, devices world.Devices) (*Replica, error) {
-	r := &Replica{cfg: cfg, w: w, m: m, devices: devices, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
+	r := &Replica{cfg: cfg, w: w, m: m, slice: slice{cfg.Slice}, devices: devices, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
 	p, err := ft.NewPrimary(r.now, cfg.FT, owned, 0, m.Step(), m.LastOutput())
 	if err != nil {
@@ -236,7 +237,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	if err := cfg.FT.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, w: w, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
+	r := &Replica{cfg: cfg, w: w, slice: slice{cfg.Slice}, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
 	r.following = w.Site.Follow()
 	return r, nil

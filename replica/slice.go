@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package replica
+
+import (
+	"tandem/ft"
+	"tandem/machine/event"
+)
+
+// slice is what a machine executes between two looks at the world. Translated code
+// executes a step in 0.2 ns or in 70, so steps alone are no measure: a look costs a
+// microsecond, and while a slice lasts neither an input nor Go's stop of the world
+// comes through. A slice grows while it is too short in time, to a bound that keeps
+// the first one of slow code below the millisecond.
+type slice struct{ steps event.Step }
+
+const (
+	sliceTime  = 50 * ft.Microsecond
+	leastSteps = 1000
+	mostSteps  = 40_000
+)
+
+// took notes how long a slice took that was not cut short. Where no time passes, as in
+// a simulated world, slices stay as they are.
+func (s *slice) took(t ft.Time) {
+	switch {
+	case t > sliceTime:
+		s.steps = max(leastSteps, s.steps*event.Step(sliceTime)/event.Step(t))
+	case 0 < t && t < sliceTime/2:
+		s.steps = max(s.steps, min(2*s.steps, mostSteps))
+	}
+}
