@@ -108,6 +108,34 @@ func TestDeps(t *testing.T) {
 	}
 }
 
+// ARCHITECTURE.md names each package in its table, and no other.
+func TestArchitecture(t *testing.T) {
+	b, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(b), "\n|---|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	pkgs, named := load(t), map[string]bool{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, "|")
+		for _, name := range strings.Split(cells[1], ",") {
+			name = strings.Trim(name, " `")
+			named[name] = true
+			if pkgs[name] == nil {
+				t.Errorf("%s is no package", name)
+			} else if says := strings.TrimSpace(cells[3]) == "pure"; says != pure(name) {
+				t.Errorf("%s: is it pure? the table says %v, TestPurity %v", name, says, pure(name))
+			}
+		}
+	}
+	for name := range pkgs {
+		if !named[name] {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
 // pure says whether a package must depend on nothing but its arguments.
 func pure(name string) bool {
 	for _, root := range []string{"machine", "replay", "ft", "migrate", "vswitch", "cluster", "world", "sim"} {

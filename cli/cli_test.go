@@ -15,8 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"tandem/host/codemem"
 	"tandem/host/perfmap"
+	"tandem/machine"
 )
 
 // command runs a command in this process.
@@ -274,6 +277,26 @@ func TestExamples(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A recording that unpacks to more than a machine can be, or asks its decoder for a lot
+// of memory, is refused.
+func TestDescription(t *testing.T) {
+	vm := machine.Config{RAM: 64 << 20, Harts: 1, Boot: machine.Boot{Segments: []machine.Segment{{Data: make([]byte, 3<<20)}}}}
+	b, err := describe(vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := undescribe(b, 4<<20); err != nil || len(got.Boot.Segments) != 1 || len(got.Boot.Segments[0].Data) != 3<<20 {
+		t.Errorf("%d segments, %v", len(got.Boot.Segments), err)
+	}
+	if _, err := undescribe(b, 2<<20); err == nil {
+		t.Error("more than the limit was unpacked")
+	}
+	window := []byte("\x28\xb5\x2f\xfd\x00\x90\x21\x00\x00text") // 256 MiB
+	if _, err := undescribe(window, maxDescribed); !errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		t.Errorf("the window: %v", err)
 	}
 }
 

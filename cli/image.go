@@ -71,8 +71,21 @@ func newImage(arg string) (string, error) {
 	return dir, nil
 }
 
-// made says what was made and what to do with it.
-func made(c *cobra.Command, arg string, img *image.Image) {
+// imageSize reads --size; empty leaves the size to the image.
+func imageSize(text string, size *int64) error {
+	if text == "" {
+		return nil
+	}
+	n, err := sizeOf("size", text)
+	*size = int64(n)
+	return err
+}
+
+// made says what was made and what to do with it, or why nothing was.
+func made(c *cobra.Command, arg string, img *image.Image, err error) error {
+	if err != nil {
+		return err
+	}
 	fmt.Fprintln(c.OutOrStdout(), img)
 	hint := ""
 	for _, p := range img.Manifest.Ports {
@@ -81,6 +94,7 @@ func made(c *cobra.Command, arg string, img *image.Image) {
 		}
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "run it: tandem run %s%s\n", arg, hint)
+	return nil
 }
 
 // archiveFlags say where Debian's packages come from.
@@ -129,12 +143,10 @@ func imageBuildCommand() *cobra.Command {
 			"  tandem image build ./web --user ada --ssh-key ~/.ssh/id_ed25519.pub\n" +
 			"  tandem image build next --suite forky --hostname next",
 		Args: args(1, 1, "a name or folder for the image"), ValidArgsFunction: oneImage,
-		RunE: func(c *cobra.Command, a []string) error {
-			n, err := parseSize(size)
-			if err != nil {
-				return usageError{fmt.Errorf("--size %s: %w", size, err)}
+		RunE: func(c *cobra.Command, a []string) (err error) {
+			if err := imageSize(size, &o.Size); err != nil {
+				return err
 			}
-			o.Size = int64(n)
 			if o.Dir, err = newImage(a[0]); err != nil {
 				return err
 			}
@@ -143,11 +155,7 @@ func imageBuildCommand() *cobra.Command {
 			}
 			o.Progress = image.NewProgress(os.Stderr)
 			img, err := image.Build(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			made(c, a[0], img)
-			return nil
+			return made(c, a[0], img, err)
 		},
 	}
 	f := c.Flags()
@@ -180,12 +188,8 @@ func imageImportCommand() *cobra.Command {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
 		RunE: func(c *cobra.Command, a []string) (err error) {
-			if size != "" {
-				n, err := parseSize(size)
-				if err != nil {
-					return usageError{fmt.Errorf("--size %s: %w", size, err)}
-				}
-				o.Size = int64(n)
+			if err := imageSize(size, &o.Size); err != nil {
+				return err
 			}
 			switch o.Boot {
 			case image.BootAuto, image.BootKernel, image.BootUEFI:
@@ -204,11 +208,7 @@ func imageImportCommand() *cobra.Command {
 			}
 			o.Archive.Progress = image.NewProgress(os.Stderr)
 			img, err := image.Import(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			made(c, a[1], img)
-			return nil
+			return made(c, a[1], img, err)
 		},
 	}
 	f := c.Flags()
@@ -247,12 +247,8 @@ func imagePullCommand() *cobra.Command {
 			return []string{"docker://", "oci:"}, cobra.ShellCompDirectiveNoSpace
 		},
 		RunE: func(c *cobra.Command, a []string) (err error) {
-			if size != "" {
-				n, err := parseSize(size)
-				if err != nil {
-					return usageError{fmt.Errorf("--size %s: %w", size, err)}
-				}
-				o.Size = int64(n)
+			if err := imageSize(size, &o.Size); err != nil {
+				return err
 			}
 			o.Reference = a[0]
 			if o.Dir, err = newImage(a[1]); err != nil {
@@ -260,11 +256,7 @@ func imagePullCommand() *cobra.Command {
 			}
 			o.Archive.Progress = image.NewProgress(os.Stderr)
 			img, err := image.Pull(c.Context(), o)
-			if err != nil {
-				return err
-			}
-			made(c, a[1], img)
-			return nil
+			return made(c, a[1], img, err)
 		},
 	}
 	f := c.Flags()

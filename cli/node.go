@@ -131,11 +131,8 @@ func runNode(ctx context.Context, opt node.Options) (err error) {
 // offered is the memory for VMs.
 func offered(flag string) (int64, error) {
 	if flag != "" {
-		m, err := parseSize(flag)
-		if err != nil {
-			return 0, usageError{fmt.Errorf("--memory %s: %w", flag, err)}
-		}
-		return int64(m), nil
+		m, err := sizeOf("memory", flag)
+		return int64(m), err
 	}
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

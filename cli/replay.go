@@ -70,7 +70,7 @@ func replayFile(path string, use *engine, console io.Writer) (s replayed, err er
 	if err != nil {
 		return s, err
 	}
-	cfg, err := undescribe(in.Description())
+	cfg, err := undescribe(in.Description(), maxDescribed)
 	if err != nil {
 		return s, err
 	}

@@ -271,9 +271,9 @@ func (f *replicaFlags) tune(cfg *replica.Config) error {
 		return usageError{fmt.Errorf("--disk-error %s: choose report or stop", f.errors)}
 	}
 	if f.rate != "" {
-		n, err := parseSize(f.rate)
+		n, err := sizeOf("clone-rate", f.rate)
 		if err != nil {
-			return usageError{fmt.Errorf("--clone-rate %s: %w", f.rate, err)}
+			return err
 		}
 		cfg.CloneRate = int(min(n, 1<<40))
 	}
@@ -417,9 +417,9 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 // is shared.
 func (f *replicaFlags) build() (vm, error) {
 	if f.diskSize != "" {
-		n, err := parseSize(f.diskSize)
+		n, err := sizeOf("disk-size", f.diskSize)
 		if err != nil {
-			return vm{}, usageError{fmt.Errorf("--disk-size %s: %w", f.diskSize, err)}
+			return vm{}, err
 		}
 		f.vm.capacity = n
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/klauspost/compress/zstd"
@@ -223,14 +224,19 @@ func describe(vm machine.Config) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// undescribe reads what describe wrote.
-func undescribe(b []byte) (vm machine.Config, err error) {
-	zip, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderMaxMemory(2*machine.MaxBootBytes))
+const (
+	maxDescribed = 2*machine.MaxBootBytes + 1<<20 // of a description: kernel, initrd, and the rest
+	maxWindow    = 32 << 20                       // that its decoder must keep; describe asks for 8 MiB
+)
+
+// undescribe reads what describe wrote, of at most limit bytes.
+func undescribe(b []byte, limit int64) (vm machine.Config, err error) {
+	zip, err := zstd.NewReader(bytes.NewReader(b), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 	if err != nil {
 		return vm, err
 	}
 	defer zip.Close()
-	c := state.Loader(zip)
+	c := state.Loader(io.LimitReader(zip, limit))
 	vm.State(c)
 	if c.Err() != nil {
 		return vm, fmt.Errorf("the recording's machine: %w", c.Err())

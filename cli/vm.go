@@ -74,9 +74,9 @@ type vm struct {
 // build reads the files and lays out the machine.
 func (v *vmFlags) build(img *image.Image) (vm, error) {
 	var out vm
-	ram, err := parseSize(v.memory)
+	ram, err := sizeOf("memory", v.memory)
 	if err != nil {
-		return out, usageError{fmt.Errorf("--memory %s: %w", v.memory, err)}
+		return out, err
 	}
 	out.config.RAM = ram
 	if err := out.config.CheckRAM(); err != nil {
@@ -320,6 +320,15 @@ func parseSize(s string) (uint64, error) {
 		return 0, errors.New("want a number of bytes, for instance 512M or 1G")
 	}
 	return v << shift, nil
+}
+
+// sizeOf reads what a flag gives as a size.
+func sizeOf(flag, text string) (uint64, error) {
+	n, err := parseSize(text)
+	if err != nil {
+		return 0, usageError{fmt.Errorf("--%s %s: %w", flag, text, err)}
+	}
+	return n, nil
 }
 
 func orElse(a, b string) string {

@@ -66,9 +66,9 @@ func createCommand() *cobra.Command {
 				if z.text == "" {
 					continue
 				}
-				n, err := parseSize(z.text)
+				n, err := sizeOf(z.flag, z.text)
 				if err != nil {
-					return usageError{fmt.Errorf("--%s %s: %w", z.flag, z.text, err)}
+					return err
 				}
 				z.to(n)
 			}

@@ -51,9 +51,11 @@
 //     group (paper §2.2, Output Rule) and the newest echo is younger than Lease.
 //     The backup received the echoed stamp after the primary had made it, and
 //     claims no sooner than Timeout after it last heard of the primary, counted
-//     in time in which it ran. Lease < Timeout: it has not claimed yet. A write that
-//     must wait still, until the backup has read what it changes (§4.2), is held to
-//     the same lease as it leaves (MayEmit).
+//     in time in which it ran, or after its end of the channel broke, by which stamps
+//     come. Lease < Timeout: it has not claimed yet. A write that must wait still,
+//     until the backup has read what it changes (§4.2), is held to the same lease as
+//     it leaves (MayEmit). That the peer's host still answers (Breath) renews no lease,
+//     and makes a side wait longer than Timeout, never less.
 //  5. Otherwise an output leaves only when the primary has won e.
 //  6. A backup that knows the process of its primary to be dead need not wait:
 //     the dead release nothing. The proof is the channel's end and then "port
@@ -93,6 +95,12 @@
 // fences, and emits again what it doesn't know to have left (Released): outputs
 // may be repeated, and TCP and disks absorb that (§2.2). PowerOff and Exit wait
 // like outputs; a backup that has executed one ends and never claims (§3.3).
+//
+// What came in is not lost either, if who brought it keeps it up to the entry that
+// Logged names: such an entry is in the log of a complete group that the backup has, so
+// whoever goes on has executed it. It needs no lease, for it lets nothing leave. Where
+// no backup could claim, all that is recorded counts: nobody else would want it. A
+// primary whose backup is lost names nothing until it has won.
 //
 // # Moving a copy (paper §3.3)
 //

@@ -503,6 +503,43 @@ func TestMayEmit(t *testing.T) {
 	}
 }
 
+// TestLogged shows that what came in counts as logged once the backup has it in a whole
+// group; and when the backup is lost, only after the claim is won.
+func TestLogged(t *testing.T) {
+	w, a, b := pair(t)
+	first, n := a.p.Logged(), 0
+	partial := false
+	w.advance(100*Millisecond, func() {
+		if n++; n < 1000 {
+			a.record(event.ConsoleIn{Data: []byte("typed")}, n%3 == 0)
+		}
+		if got, has := a.p.Logged(), b.b.Status().Acked; got > has {
+			t.Fatalf("entry %d counts as logged, the backup has whole groups up to %d", got, has)
+		}
+		partial = partial || a.p.Logged() < a.p.Status().Acked
+	})
+	if a.p.Logged() <= first || !partial {
+		t.Errorf("from %d to %d of %d, a group in parts: %v", first, a.p.Logged(), a.p.Status().Last, partial)
+	}
+	b.stopped = true
+	claimed := false
+	w.advance(2*Second, func() {
+		switch a.p.State() {
+		case Claiming:
+			if claimed = true; a.p.Logged() != 0 {
+				t.Fatal("something counts as logged while the claim is open")
+			}
+		case Solo:
+			if a.p.Logged() != a.p.Status().Last {
+				t.Fatal("alone, not all counts as logged")
+			}
+		}
+	})
+	if !claimed || a.p.State() != Solo {
+		t.Errorf("it claimed: %v, and is %v", claimed, a.p.State())
+	}
+}
+
 // TestReadySlots shows that a primary leaves out what is read of those disks only that
 // its backup has said it reads, and of none once the backup is lost.
 func TestReadySlots(t *testing.T) {

@@ -43,6 +43,7 @@ var shellName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 const (
 	ours          = "/.tandem" // folder of what tandem adds
 	maxLayerFiles = 4 << 20
+	maxLayerNames = 256 << 20 // bytes of the names of those
 )
 
 // writeRoot unpacks the layers, the lowest first, and adds the init.
@@ -132,6 +133,7 @@ func (r *rootfs) layer(ctx context.Context, l v1.Layer, t Task) error {
 func (r *rootfs) changeset(ctx context.Context, in io.Reader) error {
 	t := tar.NewReader(in)
 	here := map[string]bool{} // names of this layer, which an opaque mark doesn't hide
+	room := maxLayerNames
 	for range maxLayerFiles {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -146,6 +148,9 @@ func (r *rootfs) changeset(ctx context.Context, in io.Reader) error {
 		name, ok := inside(h.Name)
 		if !ok || h.Uid < 0 || h.Gid < 0 {
 			return fmt.Errorf("it has a file %q of user %d", h.Name, h.Uid)
+		}
+		if room -= len(name); room < 0 {
+			return fmt.Errorf("its names have more than %s", Bytes(maxLayerNames))
 		}
 		dir, base := path.Split(name)
 		switch {

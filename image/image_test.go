@@ -608,6 +608,19 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// greedyXZ is an empty .xz file up to the end of the header of its first block, which
+// asks for a dictionary of 4 GiB.
+var greedyXZ = []byte("\xfd7zXZ\x00\x00\x01\x69\x22\xde\x36" + "\x02\x00\x21\x01\x28\x00\x00\x00\xe6\xa0\x11\xb3")
+
+func zbootOf(kind string, payload []byte) []byte {
+	b := make([]byte, 64)
+	copy(b, "MZ\x00\x00zimg")
+	binary.LittleEndian.PutUint32(b[8:], 64)
+	binary.LittleEndian.PutUint32(b[12:], uint32(len(payload)))
+	copy(b[24:], kind)
+	return append(b, payload...)
+}
+
 // Kernels come raw, packed with gzip, or in the EFI zboot wrapper.
 func TestRawImage(t *testing.T) {
 	raw := fakeImage()
@@ -615,12 +628,7 @@ func TestRawImage(t *testing.T) {
 	w := gzip.NewWriter(&b)
 	w.Write(raw)
 	w.Close()
-	zboot := make([]byte, 64)
-	copy(zboot, "MZ\x00\x00zimg")
-	binary.LittleEndian.PutUint32(zboot[8:], 64)
-	binary.LittleEndian.PutUint32(zboot[12:], uint32(b.Len()))
-	copy(zboot[24:], "gzip")
-	zboot = append(zboot, b.Bytes()...)
+	zboot := zbootOf("gzip", b.Bytes())
 	for name, k := range map[string][]byte{"raw": raw, "gzip": b.Bytes(), "zboot": zboot} {
 		if got, err := rawImage(k); err != nil || !bytes.Equal(got, raw) {
 			t.Errorf("%s: %d bytes, %v", name, len(got), err)
@@ -632,6 +640,9 @@ func TestRawImage(t *testing.T) {
 		if _, err := rawImage(k); err == nil {
 			t.Errorf("%s was taken for a kernel", name)
 		}
+	}
+	if _, err := rawImage(zbootOf("xzkern", greedyXZ)); err == nil || !strings.Contains(err.Error(), "a dictionary of 4294967295 bytes") {
+		t.Errorf("zboot that wants 4 GiB: %v", err)
 	}
 }
 

@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	maxKernel = 256 << 20
-	maxModule = 64 << 20
+	maxKernel  = 256 << 20
+	maxModule  = 64 << 20
+	maxModules = 1 << 30 // all of them, as the package has them
 )
 
 // wanted are the modules that the machine's devices and the root file system
@@ -76,6 +77,7 @@ func readKernel(data io.Reader) (*bootFiles, error) {
 	var b bootFiles
 	packed := map[string]packedModule{}
 	builtin := map[string]bool{}
+	room := int64(maxModules)
 	err := deb.Entries(data, func(e deb.Entry, r io.Reader) error {
 		dir, base := path.Split(e.Name)
 		_, inModules, _ := strings.Cut(dir, "lib/modules/")
@@ -96,7 +98,8 @@ func readKernel(data io.Reader) (*bootFiles, error) {
 			}
 			return wrap(e.Name, err)
 		case inModules != "" && strings.Contains(base, ".ko"):
-			p, err := readAll(r, maxModule)
+			p, err := readAll(r, min(maxModule, room))
+			room -= int64(len(p))
 			packed[moduleName(base)] = packedModule{base, p}
 			return wrap(e.Name, err)
 		}

@@ -38,7 +38,10 @@ type PullOptions struct {
 	Archive Options // where the kernel comes from, and Progress
 }
 
-const refName = "org.opencontainers.image.ref.name" // annotation of a tag in a layout
+const (
+	refName   = "org.opencontainers.image.ref.name" // annotation of a tag in a layout
+	maxConfig = 4 << 20
+)
 
 // Pull makes an image of a container image: its layers on a disk, a kernel of
 // Debian's, and a small init that starts the image's program.
@@ -127,6 +130,9 @@ func checkArch(img v1.Image) error {
 	m, err := img.Manifest()
 	if err != nil {
 		return err
+	}
+	if m.Config.Size > maxConfig {
+		return fmt.Errorf("its configuration has %s, at most %s are read", Bytes(m.Config.Size), Bytes(maxConfig))
 	}
 	raw, err := img.RawConfigFile()
 	if err := unchanged("configuration", raw, err, m.Config.Digest); err != nil {

@@ -221,6 +221,7 @@ func TestPullRefusals(t *testing.T) {
 		{"link climbs", PullOptions{Reference: one(run, tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "../../etc/shadow"})}, `a link to "../../etc/shadow"`},
 		{"link to nothing", PullOptions{Reference: one(run, tar.Header{Name: "l", Typeflag: tar.TypeLink, Linkname: "none"})}, "no such file"},
 		{"full", PullOptions{Reference: one(run, file("big", strings.Repeat("x", 33<<20))), Size: 32 << 20}, "--size"},
+		{"big configuration", PullOptions{Reference: one(v1.Config{Cmd: []string{strings.Repeat("x", maxConfig)}})}, "configuration has"},
 		{"no program", PullOptions{Reference: one(v1.Config{})}, "give one after --"},
 		{"program missing", PullOptions{Reference: one(v1.Config{Cmd: []string{"none"}})}, "none is not in its PATH"},
 		{"path missing", PullOptions{Reference: one(run), Command: nil, Env: []string{"PATH"}}, "want NAME=VALUE"},

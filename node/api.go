@@ -237,6 +237,19 @@ func (n *Node) look(ctx context.Context) (*etcd.Client, *etcd.Snapshot, error) {
 	return c, s, err
 }
 
+// lookVM is look for a request about a VM.
+func (n *Node) lookVM(r *http.Request) (c *etcd.Client, s *etcd.Snapshot, v etcd.VM, err error) {
+	if c, s, err = n.look(r.Context()); err != nil {
+		return c, s, v, err
+	}
+	name := r.PathValue("name")
+	v, ok := s.VM(name)
+	if !ok {
+		err = missing("VM", name)
+	}
+	return c, s, v, err
+}
+
 func (n *Node) getNodes(r *http.Request) (any, error) {
 	_, s, err := n.look(r.Context())
 	if err != nil {
@@ -392,13 +405,9 @@ func (n *Node) getVMs(r *http.Request) (any, error) {
 }
 
 func (n *Node) getVM(r *http.Request) (any, error) {
-	_, s, err := n.look(r.Context())
+	_, s, v, err := n.lookVM(r)
 	if err != nil {
 		return nil, err
-	}
-	v, ok := s.VM(r.PathValue("name"))
-	if !ok {
-		return nil, missing("VM", r.PathValue("name"))
 	}
 	d, o, err := n.plan(s, time.Now(), nil)
 	if err != nil {
@@ -495,15 +504,11 @@ func (n *Node) patchVM(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, s, err := n.look(r.Context())
+	c, s, v, err := n.lookVM(r)
 	if err != nil {
 		return nil, err
 	}
-	v, ok := s.VM(r.PathValue("name"))
-	switch {
-	case !ok:
-		return nil, missing("VM", r.PathValue("name"))
-	case v.Deleted:
+	if v.Deleted {
 		return nil, refuse("%s is being deleted", v.Name)
 	}
 	v.Revision++
@@ -522,13 +527,9 @@ func (n *Node) patchVM(r *http.Request) (any, error) {
 }
 
 func (n *Node) deleteVM(r *http.Request) (any, error) {
-	c, s, err := n.look(r.Context())
+	c, s, v, err := n.lookVM(r)
 	if err != nil {
 		return nil, err
-	}
-	v, ok := s.VM(r.PathValue("name"))
-	if !ok {
-		return nil, missing("VM", r.PathValue("name"))
 	}
 	if _, begun := s.States[v.Name]; !begun {
 		return struct{}{}, c.ForgetVM(r.Context(), s, v.Name) // it never ran

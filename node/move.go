@@ -30,13 +30,9 @@ func (n *Node) postMove(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, s, err := n.look(r.Context())
+	c, s, v, err := n.lookVM(r)
 	if err != nil {
 		return nil, err
-	}
-	v, ok := s.VM(r.PathValue("name"))
-	if !ok {
-		return nil, missing("VM", r.PathValue("name"))
 	}
 	if err := n.movable(s, v, q); err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func (r *Replica) turnBackup() (next ft.Time) {
 	r.act()
 	r.pollDisks()
 	r.act()
-	if r.rep == nil || !r.toldLoaded || r.spoiled || r.done != nil || r.p != nil {
+	if r.rep == nil || !r.follower.told || r.spoiled || r.done != nil || r.p != nil {
 		return r.deadline()
 	}
 	r.beginOperations()
@@ -66,7 +66,7 @@ func (r *Replica) keepOutputs() {
 			r.announcer.learn(f)
 		}
 		if q, ok := o.Body.(event.DiskRequest); ok {
-			r.mirror(q, o.ID)
+			r.follower.mirror(q, o.ID)
 		}
 		if o.External() {
 			r.held = append(r.held, heldOutput{o, r.now})
@@ -90,7 +90,8 @@ func (r *Replica) applied(e event.Entry) {
 	case event.Control:
 		r.heed(in)
 	case event.DiskDone:
-		r.settled(in)
+		r.keepOutputs() // it may have been asked for in this very slice
+		r.follower.settled(in)
 	}
 }
 
@@ -118,7 +119,7 @@ func (r *Replica) goLive(a ft.GoLive) {
 		r.done = fmt.Errorf("%w: go live: %w", ErrHalted, err)
 		return
 	}
-	r.rep, r.reads = nil, 0
+	r.rep, r.follower.reads = nil, 0
 	r.stats.Failovers++
 	r.beginAnnouncing()
 	if r.w.Channel != nil && !r.w.Channel.Welcome() {
@@ -171,7 +172,7 @@ func (r *Replica) boot(a ft.GoLive) error {
 	}
 	r.m, r.held, r.entropy, r.idle = m, nil, nil, false
 	r.announcer.known = nil
-	r.operations, r.strays = nil, nil
+	r.follower.operations, r.follower.strays = nil, nil
 	r.idBase += 1 << 40 // what was begun on a disk of our own is not the new machine's
 	r.rec = replay.NewRecorder(m, a.Seq, 0, r.append)
 	r.pace.start(m, r.now)

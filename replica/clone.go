@@ -30,9 +30,9 @@ type clone struct {
 func (r *Replica) attach() {
 	r.now = r.clock()
 	r.stats.ResyncBytes = 0
-	r.resyncs, r.doubtful = r.newResyncs(), nil
+	r.resyncing.disks, r.gate.doubtful = r.newResyncs(), nil
 	var err error
-	if len(r.resyncs) == 0 {
+	if len(r.resyncing.disks) == 0 {
 		err = r.beginClone()
 	}
 	if err == nil {
@@ -72,7 +72,7 @@ func (r *Replica) stood(since ft.Time) {
 func (r *Replica) sendClone() (still bool, due ft.Time) {
 	disks := r.sendDisks()
 	if r.source == nil {
-		if len(r.resyncs) == 0 || !r.resyncsAre((*resync).nearlyDone) {
+		if len(r.resyncing.disks) == 0 || !r.resyncing.are((*resync).nearlyDone) {
 			return false, disks
 		}
 		if err := r.beginClone(); err != nil {
@@ -85,7 +85,7 @@ func (r *Replica) sendClone() (still bool, due ft.Time) {
 	case r.w.Channel.Backlog() >= cloneBacklog:
 		c.due = r.now + ft.Millisecond // the network is the slower one
 	case r.now < c.due:
-	case r.source.Settled() && !r.resyncsAre((*resync).nearlyDone), r.source.Frozen() && !r.resyncsAre((*resync).gone):
+	case r.source.Settled() && !r.resyncing.are((*resync).nearlyDone), r.source.Frozen() && !r.resyncing.are((*resync).gone):
 		c.due = r.now + ft.Millisecond // the disks are
 	case r.source.Settled():
 		if err := r.freeze(); err != nil {
@@ -120,9 +120,7 @@ func (r *Replica) freeze() error {
 	if err := r.source.Freeze(); err != nil {
 		return err
 	}
-	for _, x := range r.resyncs {
-		x.frozen = true
-	}
+	r.resyncing.freeze()
 	r.clone.seq, _ = r.rec.Executed()
 	if err := r.p.Begin(r.now, r.m.Step()); err != nil {
 		return err
@@ -192,7 +190,7 @@ func (r *Replica) noteProgress() {
 
 // endClone gives up what is left of a clone; the machine is as it was.
 func (r *Replica) endClone() {
-	r.resyncs = nil
+	r.resyncing.disks = nil
 	if r.source != nil {
 		r.source.Close()
 		r.source, r.stats.CloneLeft = nil, 0

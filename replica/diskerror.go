@@ -4,6 +4,7 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"tandem/machine/event"
 	"tandem/world/overlap"
@@ -19,6 +20,12 @@ import (
 // overlaps it, and was in the disk's hands already, has run too early and is run again
 // behind it; one that was not waits.
 
+// failures are the requests that failed and of which the guest doesn't know.
+type failures struct {
+	broken  []brokenRequest
+	stopped bool // the machine, for the operator to see to a disk
+}
+
 // brokenRequest is one that failed, or is to run again behind one that did.
 type brokenRequest struct {
 	event.DiskRequest
@@ -28,14 +35,14 @@ type brokenRequest struct {
 
 // keepsError reports whether a completion is kept from the guest.
 func (r *Replica) keepsError(done event.DiskDone) bool {
-	for i := range r.broken {
-		b := &r.broken[i]
+	for i := range r.failures.broken {
+		b := &r.failures.broken[i]
 		if !b.old || b.Device != done.Device || b.ID != done.ID {
 			continue
 		}
-		if b.old, b.done = false, done; !r.stopped { // the operator has resumed already
+		if b.old, b.done = false, done; !r.failures.stopped { // the operator has resumed already
 			again := *b
-			r.broken = append(r.broken[:i], r.broken[i+1:]...)
+			r.failures.broken = slices.Delete(r.failures.broken, i, i+1)
 			r.again(again)
 		}
 		return true
@@ -43,28 +50,28 @@ func (r *Replica) keepsError(done event.DiskDone) bool {
 	if done.Status != event.DiskIOError || !r.cfg.StopOnDiskError {
 		return false
 	}
-	r.stopped = true
-	first := len(r.broken)
+	r.failures.stopped = true
+	first := len(r.failures.broken)
 	found := false
 	for _, q := range r.m.PendingDisk() {
 		switch {
 		case q.Device != done.Device:
 		case q.ID == done.ID:
 			found = true
-			r.broken = append(r.broken, brokenRequest{DiskRequest: q, done: done})
+			r.failures.broken = append(r.failures.broken, brokenRequest{DiskRequest: q, done: done})
 			r.report(Event{Kind: DiskFailed, Text: fmt.Sprintf("the disk in slot %d failed to %s: the VM stops; see to the disk, then 'resume' tries again, or 'report' tells the guest",
 				q.Device, (&operation{DiskRequest: q}).what())})
-		case found && r.behindBroken(q, first) && r.inHand(q):
-			r.broken = append(r.broken, brokenRequest{DiskRequest: q, old: true})
+		case found && r.failures.before(q, first) && r.inHand(q):
+			r.failures.broken = append(r.failures.broken, brokenRequest{DiskRequest: q, old: true})
 		}
 	}
 	return true
 }
 
-// behindBroken reports whether a request overlaps one of those that failed, from a
-// place in their list on.
-func (r *Replica) behindBroken(q event.DiskRequest, from int) bool {
-	for _, b := range r.broken[from:] {
+// before reports whether a request overlaps one of those that failed, from a place in
+// their list on.
+func (f *failures) before(q event.DiskRequest, from int) bool {
+	for _, b := range f.broken[from:] {
 		if b.Device == q.Device && b.ID != q.ID && overlap.Conflict(b.DiskRequest, q) {
 			return true
 		}
@@ -75,12 +82,12 @@ func (r *Replica) behindBroken(q event.DiskRequest, from int) bool {
 // inHand reports whether the disk was given a pending request, and is not known as
 // broken.
 func (r *Replica) inHand(q event.DiskRequest) bool {
-	for _, b := range r.broken {
+	for _, b := range r.failures.broken {
 		if b.Device == q.Device && b.ID == q.ID {
 			return false
 		}
 	}
-	for _, p := range r.parked {
+	for _, p := range r.gate.parked {
 		if p.Device == q.Device && p.ID == q.ID {
 			return false
 		}
@@ -100,10 +107,10 @@ func (r *Replica) again(b brokenRequest) {
 
 // Paused says why the machine stands still for the operator; empty if it doesn't.
 func (r *Replica) Paused() string {
-	if !r.stopped || len(r.broken) == 0 {
+	if !r.failures.stopped || len(r.failures.broken) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("the disk in slot %d failed: see to it, then resume or report", r.broken[0].Device)
+	return fmt.Sprintf("the disk in slot %d failed: see to it, then resume or report", r.failures.broken[0].Device)
 }
 
 // Resume begins again what failed, and lets the machine go on.
@@ -114,7 +121,7 @@ func (r *Replica) Resume() error {
 	}
 	for _, b := range broken {
 		if b.old {
-			r.broken = append(r.broken, b)
+			r.failures.broken = append(r.failures.broken, b)
 		} else {
 			r.again(b)
 		}
@@ -143,10 +150,10 @@ func (r *Replica) takeBroken() ([]brokenRequest, error) {
 	if err := r.operable(); err != nil {
 		return nil, err
 	}
-	if !r.stopped {
+	if !r.failures.stopped {
 		return nil, refused("no disk has failed: the VM is not stopped")
 	}
-	broken := r.broken
-	r.broken, r.stopped = nil, false
+	broken := r.failures.broken
+	r.failures = failures{}
 	return broken, nil
 }

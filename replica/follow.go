@@ -4,9 +4,11 @@ package replica
 
 import (
 	"fmt"
+	"slices"
 
 	"tandem/ft"
 	"tandem/machine/event"
+	"tandem/world"
 	"tandem/world/overlap"
 )
 
@@ -22,6 +24,19 @@ const (
 	diskPatience = 5 * ft.Second // of a backup with its failing disk
 )
 
+// follower is a backup's part in disks. What it has begun on a disk of its own outlives
+// it, when it goes live.
+type follower struct {
+	opening    world.Pending[world.Devices] // its disks
+	err        error                        // why it can't use one
+	told       bool                         // it has said Ready
+	reads      ft.Slots                     // disks that it reads itself
+	operations []*operation                 // in the order in which its machine asked
+	done       event.OutputID               // all up to here are
+	strays     []event.DiskRequest          // begun on its own disk, and of no more use
+	finished   []event.DiskDone             // when it went live: to be recorded
+}
+
 // operation is a disk request that this backup carries out itself.
 type operation struct {
 	event.DiskRequest
@@ -34,16 +49,16 @@ type operation struct {
 
 // pollFollowed takes the outcome of Site.Follow.
 func (r *Replica) pollFollowed() {
-	if r.following == nil {
+	if r.follower.opening == nil {
 		return
 	}
-	devices, err, ok := r.following.Poll()
+	devices, err, ok := r.follower.opening.Poll()
 	if !ok {
 		return
 	}
-	r.following = nil
+	r.follower.opening = nil
 	if err != nil {
-		r.followErr = err
+		r.follower.err = err
 		r.report(Event{Kind: Trouble, Text: "this copy can't use a disk as a backup; what is read of shared ones comes over the log: " + err.Error()})
 	}
 	r.devices = devices
@@ -61,10 +76,10 @@ func (r *Replica) pollFollowed() {
 // tellLoaded says that the machine is loaded, once it is known which disks this copy
 // reads itself.
 func (r *Replica) tellLoaded() {
-	if r.following != nil || r.rep == nil || r.toldLoaded || !r.disksReady() {
+	if r.follower.opening != nil || r.rep == nil || r.follower.told || !r.disksReady() {
 		return
 	}
-	r.toldLoaded = true
+	r.follower.told = true
 	for i, d := range r.m.Config().Devices {
 		switch disk := r.devices.Disks[i]; {
 		case !d.Disk.Own():
@@ -77,24 +92,24 @@ func (r *Replica) tellLoaded() {
 		}
 	}
 	for _, q := range r.m.PendingDisk() {
-		r.mirror(q, 0)
+		r.follower.mirror(q, 0)
 	}
 	for slot, d := range r.devices.Disks {
 		if d != nil && r.cfg.Reads.Has(event.DeviceID(slot)) {
-			r.reads = r.reads.With(event.DeviceID(slot))
+			r.follower.reads = r.follower.reads.With(event.DeviceID(slot))
 		}
 	}
 	seq, step := r.rep.Executed()
-	if err := r.b.Loaded(r.now, seq, step, r.reads); err != nil {
+	if err := r.b.Loaded(r.now, seq, step, r.follower.reads); err != nil {
 		r.report(Event{Kind: Trouble, Text: err.Error()})
 	}
 }
 
 // mirror sees a disk request that the machine has emitted.
-func (r *Replica) mirror(q event.DiskRequest, output event.OutputID) {
+func (f *follower) mirror(q event.DiskRequest, output event.OutputID) {
 	switch {
-	case q.Op == event.DiskRead && r.reads.Has(q.Device), q.Op != event.DiskRead && q.Mode.Own():
-		r.operations = append(r.operations, &operation{DiskRequest: q, output: output})
+	case q.Op == event.DiskRead && f.reads.Has(q.Device), q.Op != event.DiskRead && q.Mode.Own():
+		f.operations = append(f.operations, &operation{DiskRequest: q, output: output})
 	}
 }
 
@@ -116,10 +131,10 @@ func (r *Replica) pollDisks() {
 }
 
 func (r *Replica) followed(done event.DiskDone) {
-	o := r.operation(done.Device, done.ID)
+	o := r.follower.operation(done.Device, done.ID)
 	switch {
 	case o == nil: // the log had the data, or the failure
-		r.stray(done)
+		r.follower.stray(done)
 	case done.Status == event.DiskOK:
 		o.done, o.outcome = true, done
 	default:
@@ -141,8 +156,8 @@ func (o *operation) what() string {
 	return fmt.Sprintf("%s %d bytes at %d", verb, o.Length, o.Offset)
 }
 
-func (r *Replica) operation(d event.DeviceID, id uint64) *operation {
-	for _, o := range r.operations {
+func (f *follower) operation(d event.DeviceID, id uint64) *operation {
+	for _, o := range f.operations {
 		if o.Device == d && o.ID == id {
 			return o
 		}
@@ -155,7 +170,7 @@ func (r *Replica) operation(d event.DeviceID, id uint64) *operation {
 func (r *Replica) beginOperations() (next ft.Time) {
 	next = ft.Never
 	var pending []event.DiskRequest
-	for i, o := range r.operations {
+	for i, o := range r.follower.operations {
 		switch {
 		case o.begun:
 			continue
@@ -163,7 +178,7 @@ func (r *Replica) beginOperations() (next ft.Time) {
 			next = min(next, o.retry)
 			continue
 		case o.Mode.Own():
-			if r.behindOwn(o, i) {
+			if r.follower.behindOwn(o, i) {
 				continue
 			}
 		case pending == nil:
@@ -194,8 +209,8 @@ func behindWrite(q event.DiskRequest, pending []event.DiskRequest) bool {
 
 // behindOwn reports whether an earlier operation that o overlaps is not done: it may
 // have to be begun again.
-func (r *Replica) behindOwn(o *operation, place int) bool {
-	for _, e := range r.operations[:place] {
+func (f *follower) behindOwn(o *operation, place int) bool {
+	for _, e := range f.operations[:place] {
 		if !e.done && e.Device == o.Device && overlap.Conflict(e.DiskRequest, o.DiskRequest) {
 			return true
 		}
@@ -211,7 +226,7 @@ func (r *Replica) ready(e event.Entry) (event.Input, bool) {
 		return e.Input, true
 	}
 	r.keepOutputs() // it may have been asked for in this very slice
-	o := r.operation(d.Device, d.ID)
+	o := r.follower.operation(d.Device, d.ID)
 	switch {
 	case o == nil: // it's not for us to do, or the machine never asked for it
 		return d, true
@@ -225,29 +240,44 @@ func (r *Replica) ready(e event.Entry) (event.Input, bool) {
 }
 
 // settled forgets an operation whose completion was applied.
-func (r *Replica) settled(d event.DiskDone) {
-	r.keepOutputs() // it may have been asked for in this very slice
-	for i, o := range r.operations {
+func (f *follower) settled(d event.DiskDone) {
+	for i, o := range f.operations {
 		if o.Device == d.Device && o.ID == d.ID {
-			r.operations = append(r.operations[:i], r.operations[i+1:]...)
+			f.operations = slices.Delete(f.operations, i, i+1)
 			if o.begun && !o.done && o.Mode.Own() {
-				r.strays = append(r.strays, o.DiskRequest)
+				f.strays = append(f.strays, o.DiskRequest)
 			}
 			return
 		}
 	}
 }
 
+// stray reports whether a request was begun here by a backup, and settled without its
+// outcome.
+func (f *follower) stray(done event.DiskDone) bool {
+	for i, q := range f.strays {
+		if q.Device == done.Device && q.ID == done.ID {
+			f.strays = slices.Delete(f.strays, i, i+1)
+			return true
+		}
+	}
+	return false
+}
+
 // progress is how far this backup has come.
 func (r *Replica) progress() ft.Progress {
 	seq, step := r.rep.Executed()
-	done := r.rep.LastOutput()
-	for _, o := range r.operations {
+	return ft.Progress{Executed: seq, Step: step, Disk: r.follower.progress(r.rep.LastOutput())}
+}
+
+// progress is the output up to which all disk requests are done, of those up to last.
+func (f *follower) progress(last event.OutputID) event.OutputID {
+	for _, o := range f.operations {
 		if !o.done {
-			done = max(o.output, 1) - 1
+			last = max(o.output, 1) - 1
 			break
 		}
 	}
-	r.diskDone = max(r.diskDone, done)
-	return ft.Progress{Executed: seq, Step: step, Disk: r.diskDone}
+	f.done = max(f.done, last)
+	return f.done
 }

@@ -37,7 +37,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	case still || r.p.Status().Wait != "":
 		return min(due, r.p.Deadline()) // an acknowledgement wakes it
-	case r.stopped: // until the operator has seen to a disk
+	case r.failures.stopped: // until the operator has seen to a disk
 		return min(due, r.p.Deadline())
 	case r.now < r.resumeAt:
 		return min(due, r.resumeAt, r.p.Deadline())
@@ -53,22 +53,28 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 	return min(due, r.nextTurn())
 }
 
+// wait is why the machine waits for the backup, and since when that was counted.
+type wait struct {
+	why   string
+	since ft.Time
+}
+
 // countWait adds up the time in which the machine must wait for the backup.
 func (r *Replica) countWait() {
 	why := ""
 	if s := r.p.Status(); s.State == ft.Syncing || s.State == ft.Protected {
 		why = s.Wait
 	}
-	if r.waiting != "" {
+	if r.wait.why != "" {
 		if r.stats.Waited == nil {
 			r.stats.Waited = map[string]ft.Time{}
 		}
-		r.stats.Waited[r.waiting] += r.now - r.waitSince
-		r.stats.WaitTime += r.now - r.waitSince
+		r.stats.Waited[r.wait.why] += r.now - r.wait.since
+		r.stats.WaitTime += r.now - r.wait.since
 	} else if why != "" {
 		r.stats.Waits++
 	}
-	r.waiting, r.waitSince = why, r.now
+	r.wait = wait{why, r.now}
 }
 
 // nextTurn is when there is something to do again if nothing arrives.
@@ -143,12 +149,12 @@ func (r *Replica) append(e event.Entry) {
 // time first.
 func (r *Replica) takeInputs() {
 	r.wake(r.timerDue())
-	for _, done := range r.finished {
+	for _, done := range r.follower.finished {
 		if !r.keepsError(done) {
 			r.complete(done)
 		}
 	}
-	r.finished = nil
+	r.follower.finished = nil
 	for slot, d := range r.devices.Disks {
 		for d != nil && r.done == nil {
 			done, ok := d.Poll()
@@ -407,14 +413,14 @@ func (r *Replica) emit(o event.Output) {
 // goes on there.
 func (r *Replica) reissue() {
 	for _, q := range r.m.PendingDisk() {
-		switch o := r.operation(q.Device, q.ID); {
+		switch o := r.follower.operation(q.Device, q.ID); {
 		case o != nil && q.Mode.Own() && o.done:
-			r.finished = append(r.finished, o.outcome)
+			r.follower.finished = append(r.follower.finished, o.outcome)
 		case o != nil && q.Mode.Own() && o.begun: // in progress on a disk that is ours as ever
 		default:
 			r.submit(q, 0)
 		}
 	}
-	r.operations = nil
+	r.follower.operations = nil
 	r.entropy = r.m.PendingEntropy()
 }

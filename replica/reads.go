@@ -3,6 +3,8 @@
 package replica
 
 import (
+	"slices"
+
 	"tandem/machine/event"
 	"tandem/world/overlap"
 )
@@ -21,6 +23,14 @@ import (
 // Where each copy has a disk of its own (§4.1) nothing waits: each disk runs what
 // overlaps in order. But where a write has failed here the two disks may differ, and
 // what is read of it goes into the log.
+
+// gate is what the primary's requests, and their completions, wait for.
+type gate struct {
+	readings []reading           // what the backup reads itself
+	parked   []parkedRequest     // released, but for those
+	flushes  []flush             // that wait for both disks
+	doubtful []event.DiskRequest // writes to our own disk that failed
+}
 
 // reading is a read whose data the log will not carry, or does not.
 type reading struct {
@@ -43,11 +53,11 @@ func (r *Replica) submit(q event.DiskRequest, output event.OutputID) {
 	if r.devices.Disks[q.Device] == nil {
 		return
 	}
-	if p := (parkedRequest{q, output}); r.overwrites(q, r.parked) {
-		if !r.stopped {
+	if p := (parkedRequest{q, output}); r.mustWait(q, r.gate.parked) {
+		if !r.failures.stopped {
 			r.stats.ReadWaits++
 		}
-		r.parked = append(r.parked, p)
+		r.gate.parked = append(r.gate.parked, p)
 		return
 	}
 	r.start(q, output)
@@ -56,17 +66,17 @@ func (r *Replica) submit(q event.DiskRequest, output event.OutputID) {
 func (r *Replica) start(q event.DiskRequest, output event.OutputID) {
 	switch {
 	case q.Op == event.DiskRead && r.cfg.Reads.Has(q.Device) && r.p.Reads(q.Device):
-		r.readings = append(r.readings, reading{DiskRequest: q, output: output, confirmed: q.Mode.Own()})
+		r.gate.readings = append(r.gate.readings, reading{DiskRequest: q, output: output, confirmed: q.Mode.Own()})
 	case q.Op == event.DiskFlush && q.Mode == event.ReplicatedFlush:
-		r.flushes = append(r.flushes, flush{device: q.Device, id: q.ID, output: output})
+		r.gate.flushes = append(r.gate.flushes, flush{device: q.Device, id: q.ID, output: output})
 	}
 	q.ID += r.idBase
 	r.devices.Disks[q.Device].Submit(q)
 }
 
 // doubts reports whether a write to where q reads has failed on our own disk.
-func (r *Replica) doubts(q event.DiskRequest) bool {
-	for _, w := range r.doubtful {
+func (g *gate) doubts(q event.DiskRequest) bool {
+	for _, w := range g.doubtful {
 		if w.Device == q.Device && (w.Length == 0 || overlap.Conflict(w, q)) {
 			return true
 		}
@@ -76,12 +86,12 @@ func (r *Replica) doubts(q event.DiskRequest) bool {
 
 // doubt notes a failed write. Too many count as one of the whole disk, which has no
 // length.
-func (r *Replica) doubt(q event.DiskRequest) {
-	if len(r.doubtful) == 256 {
+func (g *gate) doubt(q event.DiskRequest) {
+	if len(g.doubtful) == 256 {
 		q.Length = 0
 	}
-	if len(r.doubtful) <= 256 && !r.doubts(event.DiskRequest{Device: q.Device, Op: event.DiskRead, Offset: q.Offset, Length: q.Length}) {
-		r.doubtful = append(r.doubtful, q)
+	if len(g.doubtful) <= 256 && !g.doubts(event.DiskRequest{Device: q.Device, Op: event.DiskRead, Offset: q.Offset, Length: q.Length}) {
+		g.doubtful = append(g.doubtful, q)
 	}
 }
 
@@ -100,14 +110,17 @@ func (r *Replica) flushed(f flush) bool {
 	return !r.p.Followed() || f.output <= r.p.Status().Backup.Disk
 }
 
-// overwrites reports whether a request must wait for the backup, for the operator, or
+// mustWait reports whether a request must wait for the backup, for the operator, or
 // behind one that does.
-func (r *Replica) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
-	if r.behindBroken(q, 0) {
-		return true
-	}
-	for i := range r.readings {
-		if x := &r.readings[i]; !x.confirmed && x.Device == q.Device && overlap.Conflict(x.DiskRequest, q) {
+func (r *Replica) mustWait(q event.DiskRequest, parked []parkedRequest) bool {
+	return r.failures.before(q, 0) || r.gate.overwrites(q, parked)
+}
+
+// overwrites reports whether a request would change what the backup has not read yet,
+// or what is parked.
+func (g *gate) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
+	for i := range g.readings {
+		if x := &g.readings[i]; !x.confirmed && x.Device == q.Device && overlap.Conflict(x.DiskRequest, q) {
 			return true
 		}
 	}
@@ -123,13 +136,9 @@ func (r *Replica) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
 func (r *Replica) completed(done event.DiskDone) {
 	switch {
 	case done.ID >= resyncID:
-		for _, c := range r.resyncs {
-			if c.slot == done.Device {
-				c.arrived = append(c.arrived, done)
-			}
-		}
+		r.resyncing.done(done)
 		return
-	case done.ID < r.idBase || r.stray(done):
+	case done.ID < r.idBase || r.follower.stray(done):
 		return
 	}
 	done.ID -= r.idBase
@@ -141,46 +150,40 @@ func (r *Replica) completed(done event.DiskDone) {
 
 // finish goes on with a request that the guest may know of.
 func (r *Replica) finish(done event.DiskDone) {
-	for i := range r.flushes {
-		if f := &r.flushes[i]; f.device == done.Device && f.id == done.ID {
+	for i := range r.gate.flushes {
+		if f := &r.gate.flushes[i]; f.device == done.Device && f.id == done.ID {
 			if f.done, f.result = true, done; !r.flushed(*f) {
 				return
 			}
-			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+			r.gate.flushes = slices.Delete(r.gate.flushes, i, i+1)
 			break
 		}
 	}
 	r.complete(done)
 }
 
-// stray reports whether a request was begun while this copy was a backup, and settled
-// without its outcome.
-func (r *Replica) stray(done event.DiskDone) bool {
-	for i, q := range r.strays {
-		if q.Device == done.Device && q.ID == done.ID {
-			r.strays = append(r.strays[:i], r.strays[i+1:]...)
-			return true
-		}
-	}
-	return false
-}
-
 // complete records the completion of a request. The data of a reading stay here.
 func (r *Replica) complete(done event.DiskDone) {
-	if len(r.resyncs) > 0 || done.Status != event.DiskOK {
+	if len(r.resyncing.disks) > 0 || done.Status != event.DiskOK {
 		r.examine(done)
 	}
-	for i := range r.readings {
-		x := &r.readings[i]
+	r.gate.read(&done)
+	r.wake(true)
+	r.record(done)
+}
+
+// read notes that the completion of a reading goes into the log, and whether the data
+// go along.
+func (g *gate) read(done *event.DiskDone) {
+	for i := range g.readings {
+		x := &g.readings[i]
 		if x.Device != done.Device || x.ID != done.ID {
 			continue
 		}
-		done.FromDisk, x.logged = done.Status == event.DiskOK && !r.doubts(x.DiskRequest), true
+		done.FromDisk, x.logged = done.Status == event.DiskOK && !g.doubts(x.DiskRequest), true
 		x.confirmed = x.confirmed || !done.FromDisk
-		break
+		return
 	}
-	r.wake(true)
-	r.record(done)
 }
 
 // examine looks at a completion on a disk of our own: what was written there may
@@ -190,13 +193,9 @@ func (r *Replica) examine(done event.DiskDone) {
 		if q.Device != done.Device || q.ID != done.ID || !q.Mode.Own() || !q.Changes() {
 			continue
 		}
-		for _, c := range r.resyncs {
-			if c.slot == q.Device {
-				c.changed(q)
-			}
-		}
+		r.resyncing.changed(q)
 		if done.Status != event.DiskOK {
-			r.doubt(q)
+			r.gate.doubt(q)
 		}
 	}
 }
@@ -204,46 +203,50 @@ func (r *Replica) examine(done event.DiskDone) {
 // confirmDisks takes what the backup has done meanwhile, and begins or records what
 // waited for it.
 func (r *Replica) confirmDisks() {
-	for i := 0; i < len(r.flushes); {
-		if f := r.flushes[i]; f.done && r.flushed(f) {
-			r.flushes = append(r.flushes[:i], r.flushes[i+1:]...)
+	for i := 0; i < len(r.gate.flushes); {
+		if f := r.gate.flushes[i]; f.done && r.flushed(f) {
+			r.gate.flushes = slices.Delete(r.gate.flushes, i, i+1)
 			r.complete(f.result)
 			continue
 		}
 		i++
 	}
-	if len(r.readings) == 0 && len(r.parked) == 0 {
+	if len(r.gate.readings) == 0 && len(r.gate.parked) == 0 {
 		return
 	}
-	done := r.p.Status().Backup.Disk
+	r.gate.confirm(r.p.Status().Backup.Disk)
+	r.unpark()
+}
+
+// confirm forgets the readings that the backup has done, and that are in the log.
+func (g *gate) confirm(done event.OutputID) {
 	n := 0
-	for _, x := range r.readings {
+	for _, x := range g.readings {
 		x.confirmed = x.confirmed || x.output <= done
 		if !x.confirmed || !x.logged {
-			r.readings[n] = x
+			g.readings[n] = x
 			n++
 		}
 	}
-	r.readings = r.readings[:n]
-	r.unpark()
+	g.readings = g.readings[:n]
 }
 
 // forgetReads is for a backup that is gone for good: nobody reads behind us.
 func (r *Replica) forgetReads() {
-	r.readings = nil
+	r.gate.readings = nil
 	r.unpark()
 }
 
 // unpark begins what need not wait any more, in order, if it may still leave.
 func (r *Replica) unpark() {
-	if len(r.parked) == 0 || !r.p.MayEmit(r.now) {
+	if len(r.gate.parked) == 0 || !r.p.MayEmit(r.now) {
 		return
 	}
-	waiting := r.parked
-	r.parked = nil
+	waiting := r.gate.parked
+	r.gate.parked = nil
 	for _, p := range waiting {
-		if r.overwrites(p.DiskRequest, r.parked) {
-			r.parked = append(r.parked, p)
+		if r.mustWait(p.DiskRequest, r.gate.parked) {
+			r.gate.parked = append(r.gate.parked, p)
 			continue
 		}
 		r.start(p.DiskRequest, p.output)

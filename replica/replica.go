@@ -140,25 +140,13 @@ type Replica struct {
 
 	spoiled bool // the backup's machine has diverged
 
-	// Disk requests, see reads.go and follow.go.
-	readings   []reading       // of a primary: what the backup reads itself
-	parked     []parkedRequest // of a primary: released, but for what the backup reads
-	following  world.Pending[world.Devices]
-	followErr  error
-	toldLoaded bool         // of a backup: it has said Ready
-	reads      ft.Slots     // of a backup: disks that it reads itself
-	operations []*operation // of a backup, in the order in which its machine asked
-	diskDone   event.OutputID
-	flushes    []flush             // of a primary: those that wait for both disks
-	doubtful   []event.DiskRequest // of a primary: writes to its own disk that failed
-	strays     []event.DiskRequest // of a backup: begun on its own disk, and of no more use
-	finished   []event.DiskDone    // done by a backup that went live, to be recorded
-	idBase     uint64              // of requests, for a VM that was booted again: see boot
-	broken     []brokenRequest     // see diskerror.go
-	stopped    bool                // the machine, for the operator to see to a disk
-	resyncs    []*resync
-	resyncID   uint64
-	resynced   resynced
+	// Disk requests.
+	gate      gate      // of a primary
+	follower  follower  // of a backup
+	failures  failures  // that the guest is not told of
+	resyncing resyncing // of a primary: its backup's disks
+	resynced  resynced  // of a backup: its own
+	idBase    uint64    // of requests, for a VM that was booted again: see boot
 
 	claim, fence pendingQuestion
 	redial       ft.Time // of a backup to which nobody has spoken: when to try again, or 0
@@ -167,8 +155,7 @@ type Replica struct {
 	heard        ft.Time // a packet came
 	nextHash     ft.Time
 	hashStep     event.Step
-	waiting      string  // why the machine waits for the backup
-	waitSince    ft.Time // and since when that was counted
+	wait         wait    // of the machine for the backup
 	resumeAt     ft.Time // the CPU share is used up until then
 	limit        int     // of the CPU share, set by the operator
 	op           Operation
@@ -239,7 +226,7 @@ func NewBackup(cfg Config, w World) (*Replica, error) {
 	}
 	r := &Replica{cfg: cfg, w: w, slice: slice{cfg.Slice}, announcer: announcer{next: ft.Never}, limit: ft.FullShare}
 	r.now = r.clock()
-	r.following = w.Site.Follow()
+	r.follower.opening = w.Site.Follow()
 	return r, nil
 }
 

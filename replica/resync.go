@@ -94,6 +94,12 @@ func (m *bitmap) next(i uint64) (uint64, bool) {
 	return 0, false
 }
 
+// resyncing is what a primary does for the disks of a backup that is being made.
+type resyncing struct {
+	disks  []*resync // none: there is nothing to do, or not any more
+	lastID uint64
+}
+
 // resync is the copying of one disk to a backup.
 type resync struct {
 	slot    event.DeviceID
@@ -155,8 +161,9 @@ func (c *resync) gone() bool {
 	return c.next == c.blocks && c.asked == 0 && len(c.reads) == 0 && c.marked.n == 0
 }
 
-func (r *Replica) resyncsAre(what func(*resync) bool) bool {
-	for _, c := range r.resyncs {
+// are reports whether something is so of all disks.
+func (x *resyncing) are(what func(*resync) bool) bool {
+	for _, c := range x.disks {
 		if !what(c) {
 			return false
 		}
@@ -164,17 +171,42 @@ func (r *Replica) resyncsAre(what func(*resync) bool) bool {
 	return true
 }
 
+// changed marks what a completed request of the guest has changed.
+func (x *resyncing) changed(q event.DiskRequest) {
+	for _, c := range x.disks {
+		if c.slot == q.Device {
+			c.changed(q)
+		}
+	}
+}
+
+// done takes a request of ours that a disk has done.
+func (x *resyncing) done(done event.DiskDone) {
+	for _, c := range x.disks {
+		if c.slot == done.Device {
+			c.arrived = append(c.arrived, done)
+		}
+	}
+}
+
+// freeze ends the marking: the clone's step is reached.
+func (x *resyncing) freeze() {
+	for _, c := range x.disks {
+		c.frozen = true
+	}
+}
+
 // sendDisks goes on with the disks. due is when it has more to do by itself; packets
 // and completions wake it.
 func (r *Replica) sendDisks() (due ft.Time) {
-	if len(r.resyncs) == 0 {
+	if len(r.resyncing.disks) == 0 {
 		return ft.Never
 	}
 	if r.w.Channel.Backlog() >= cloneBacklog {
 		return r.now + ft.Millisecond
 	}
 	due = ft.Never
-	for _, c := range r.resyncs {
+	for _, c := range r.resyncing.disks {
 		r.readPieces(c)
 		if len(c.arrived) > 0 && r.now >= c.due {
 			done := c.arrived[0]
@@ -228,10 +260,11 @@ func (c *resync) reading() (n int) {
 }
 
 func (r *Replica) readPiece(c *resync, first, n uint64, compare bool) {
-	r.resyncID++
-	c.reads = append(c.reads, resyncRead{id: resyncID | r.resyncID, first: first, compare: compare})
+	r.resyncing.lastID++
+	id := resyncID | r.resyncing.lastID
+	c.reads = append(c.reads, resyncRead{id: id, first: first, compare: compare})
 	off := first * diskBlock
-	r.devices.Disks[c.slot].Submit(event.DiskRequest{Device: c.slot, ID: resyncID | r.resyncID, Op: event.DiskRead,
+	r.devices.Disks[c.slot].Submit(event.DiskRequest{Device: c.slot, ID: id, Op: event.DiskRead,
 		Offset: off, Length: min(n*diskBlock, c.size-off), Mode: event.ReplicatedDisk})
 }
 
@@ -302,7 +335,7 @@ func (r *Replica) resyncReply(b []byte) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range r.resyncs {
+	for _, c := range r.resyncing.disks {
 		if c.slot != slot {
 			continue
 		}

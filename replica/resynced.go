@@ -30,13 +30,13 @@ type resyncedOp struct {
 
 // diskPart takes a part from the primary.
 func (r *Replica) diskPart(b []byte) error {
-	if r.toldLoaded {
+	if r.follower.told {
 		return errors.New("a part of a disk after the clone")
 	}
 	if len(r.resynced.early)+len(r.resynced.under) > 8*(resyncOnWay+diskPiece+resyncAsked) {
 		return errors.New("more parts of disks than were agreed")
 	}
-	if r.following != nil {
+	if r.follower.opening != nil {
 		r.resynced.early = append(r.resynced.early, b)
 		return nil
 	}
@@ -71,8 +71,8 @@ func (r *Replica) diskPart(b []byte) error {
 }
 
 func (r *Replica) noOwnDisk(slot event.DeviceID) error {
-	if r.followErr != nil {
-		return r.followErr
+	if r.follower.err != nil {
+		return r.follower.err
 	}
 	return fmt.Errorf("the VM's disk in slot %d is replicated, and this copy has none: give it with --disk FILE,mode=replicated", slot)
 }

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -211,8 +212,29 @@ func (e *end) hear(s string) {
 }
 
 // Packets of all sizes arrive whole and in order in both directions at once.
-func TestOrder(t *testing.T) {
-	listener, dialer := pair(t, "127.0.0.1:0")
+func TestOrder(t *testing.T) { testOrder(t, false) }
+
+// So they do when the caller looks at the connection himself, against the goroutine
+// that reads it; and he hears of its end.
+func TestHurry(t *testing.T) {
+	listener, dialer := testOrder(t, true)
+	dialer.say("last")
+	dialer.Close()
+	for late := time.Now().Add(patience); ; runtime.Gosched() {
+		switch ev, ok := listener.Recv(); {
+		case ok && ev.Kind == world.Packet && string(ev.Data) == "last":
+		case ok && ev.Kind == world.Disconnected:
+			return
+		case ok && ev.Kind != world.Datagram:
+			t.Fatalf("event %d with %q, %v", ev.Kind, ev.Data, ev.Err)
+		case time.Now().After(late):
+			t.Fatal("the end is not heard")
+		}
+	}
+}
+
+func testOrder(t *testing.T, hurry bool) (listener, dialer *end) {
+	listener, dialer = pair(t, "127.0.0.1:0")
 	const count = 600
 	size := func(i int) int {
 		switch {
@@ -237,8 +259,12 @@ func TestOrder(t *testing.T) {
 					e.Flush()
 				}
 			}
+			e.Hurry(hurry && got%5 > 0)
 			ev, ok := e.Recv()
-			if !ok {
+			if !ok && hurry {
+				runtime.Gosched()
+				continue
+			} else if !ok {
 				select {
 				case <-e.wake:
 				case <-time.After(time.Millisecond): // a backlog that shrank wakes nobody
@@ -260,6 +286,7 @@ func TestOrder(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Error("listener:", err)
 	}
+	return listener, dialer
 }
 
 // The greatest packet passes; the keys of both ends are the same, and those of

@@ -53,10 +53,14 @@ func (s *station) take(n int) (texts []string) {
 
 func (s *station) say(to, from vswitch.MAC, texts ...string) {
 	for _, text := range texts {
-		b := append(append(to[:len(to):len(to)], from[:]...), 0x88, 0xb5)
-		s.Send(event.Frame{Data: append(b, text...)})
+		s.Send(frameFor(to, from, text))
 	}
 	s.Flush()
+}
+
+func frameFor(to, from vswitch.MAC, text string) event.Frame {
+	b := append(append(to[:len(to):len(to)], from[:]...), 0x88, 0xb5) // local experiments
+	return event.Frame{Data: append(b, text...)}
 }
 
 func keeping(epoch event.Epoch) Hello {
@@ -126,6 +130,71 @@ func TestKeptForActivated(t *testing.T) {
 	if got := next.take(4); !slices.Equal(got, append(texts(0, 3), "new")) {
 		t.Errorf("it got %q", got)
 	}
+}
+
+// What the gateway sends to the only VM while that has no port is kept as well.
+func TestKeptFromGateway(t *testing.T) {
+	s := unixSwitch(t, Config{})
+	old := plugStation(t, s, keeping(1))
+	old.Close()
+	for len(s.Ports()) > 1 {
+		runtime.Gosched()
+	}
+	for _, text := range texts(0, 3) {
+		s.forward(s.uplink, frameFor(guestMAC, gatewayMAC, text))
+	}
+	next := plugStation(t, s, keeping(2))
+	if got := next.take(3); !slices.Equal(got, texts(0, 3)) {
+		t.Errorf("it got %q", got)
+	}
+}
+
+// What comes while the old port is fenced comes once, behind what was kept; and the two
+// ends count alike.
+func TestKeptWhileActivated(t *testing.T) {
+	s := unixSwitch(t, Config{})
+	peer := plugStation(t, s, Hello{VM: "peer", Epoch: 1, Role: vswitch.Primary, MAC: peerMAC})
+	old := plugStation(t, s, keeping(1))
+	h := keeping(1)
+	h.Role = vswitch.Backup
+	next := plugStation(t, s, h)
+	peer.say(guestMAC, peerMAC, texts(0, 3)...)
+	old.take(3)
+	first, last := s.portOf("vm", true), s.portOf("vm", false)
+	first.moving.Lock() // the fence waits
+	done := make(chan error)
+	go func() { done <- next.Activate(2) }()
+	for len(s.Ports()) > 3 {
+		runtime.Gosched()
+	}
+	for _, text := range texts(3, 5) {
+		s.forward(s.uplink, frameFor(guestMAC, gatewayMAC, text))
+	}
+	first.moving.Unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	peer.say(guestMAC, peerMAC, "new")
+	if got := next.take(6); !slices.Equal(got, append(texts(0, 5), "new")) {
+		t.Errorf("it got %q", got)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !last.kept.logged(next.Mark()) || len(last.kept.frames) != 0 {
+		t.Errorf("%d frames came, the switch has counted %d", next.Mark(), last.kept.gone+uint64(len(last.kept.frames)))
+	}
+}
+
+// portOf is the switch's end of a VM's port: of the one that speaks, or of the silent one.
+func (s *testSwitch) portOf(vm string, live bool) *serverPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.ports {
+		if p.vm == vm && p.live == live {
+			return p
+		}
+	}
+	return nil
 }
 
 // A connection that breaks and comes back counts anew, and what is told then is of

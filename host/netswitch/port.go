@@ -323,10 +323,10 @@ func (p *Port) Flush() {
 		return
 	}
 	if o := p.session.Load(); o != nil {
-		if p.mark > p.told && p.mark > o.base {
+		if p.mark > max(p.told, o.base) {
 			p.pending = appendLogged(p.pending, p.mark-o.base)
-			p.told = p.mark
 		}
+		p.told = p.mark // what came by an earlier connection the switch counts no more
 		o.batch(p.pending, p.messages)
 	} else {
 		p.dropped.Add(uint64(p.messages))

@@ -304,6 +304,7 @@ func (s *Server) activate(id vswitch.PortID, p *serverPort, e event.Epoch) error
 	s.mu.Lock()
 	closed, err := s.sw.Activate(s.now(), id, e)
 	old := s.forget(closed)
+	p.open = err != nil || p.live || !p.keep // what comes from now on waits for what was kept
 	s.mu.Unlock()
 	s.fence(old, e)
 	a := answerTo(e, err)
@@ -311,6 +312,7 @@ func (s *Server) activate(id vswitch.PortID, p *serverPort, e event.Epoch) error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p.out.control(appendAnswer(nil, a))
+	p.open = true
 	if err == nil && !p.live {
 		s.inherit(p, old)
 	}
@@ -323,7 +325,9 @@ func (s *Server) forward(from vswitch.PortID, f event.Frame) {
 	up, own := false, from == s.uplink
 	s.mu.Lock()
 	s.out = s.sw.Forward(s.now(), from, f.Data, s.out[:0])
-	if len(s.out) > 0 && s.forAbsent(f, own) {
+	// What a silent port sends goes nowhere. The gateway's may find no port but the one
+	// that is gone.
+	if (own || len(s.out) > 0) && s.forAbsent(f, own) {
 		s.out = s.out[:0]
 	}
 	for _, id := range s.out {

@@ -21,7 +21,6 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 // Limits of one package.
@@ -29,7 +28,7 @@ const (
 	MaxControl = 32 << 20 // bytes of its control archive
 	MaxData    = 4 << 30  // bytes of its data archive, unpacked
 	maxEntries = 1 << 20
-	maxWindow  = 64 << 20 // bytes a zstd stream may ask its decoder to keep
+	maxWindow  = 128 << 20 // bytes a stream may ask its decoder to keep: those of a kernel do
 )
 
 // ErrFormat is wrapped by every error that means "this is not a sane package".
@@ -69,9 +68,7 @@ func Decompress(name string, r io.Reader) (io.ReadCloser, error) {
 	r = bufio.NewReaderSize(r, 256<<10)
 	switch {
 	case strings.HasSuffix(name, ".xz"):
-		// The library gives an xz stream the dictionary it asks for, so a
-		// stream must come from a file whose hash was checked.
-		d, err := xz.ReaderConfig{DictCap: 64 << 10}.NewReader(r)
+		d, err := newUnxz(r)
 		return io.NopCloser(d), err
 	case strings.HasSuffix(name, ".zst"):
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
@@ -176,6 +173,11 @@ func Entries(r io.Reader, fn func(Entry, io.Reader) error) error {
 		case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		default:
 			return malformed("tar: %q has type %q", h.Name, h.Typeflag)
+		}
+		for key := range h.PAXRecords {
+			if strings.HasPrefix(key, "GNU.sparse.") { // its size is not what it takes here
+				return malformed("tar: %q is sparse", h.Name)
+			}
 		}
 		if h.Uid < 0 || h.Gid < 0 || h.Devmajor < 0 || h.Devminor < 0 || h.Size < 0 {
 			return malformed("tar: %q has a negative number", h.Name)

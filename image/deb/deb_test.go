@@ -195,6 +195,25 @@ func TestHostileTar(t *testing.T) {
 	}
 }
 
+// A sparse file, whose holes would cost the memory that they do not cost in the
+// archive, is refused.
+func TestSparseTar(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	records := map[string]string{"GNU-sparse.map": "0,0", "GNU-sparse.numblocks": "1", "GNU-sparse.size": "1099511627776"}
+	if err := w.WriteHeader(&tar.Header{Name: "control", Typeflag: tar.TypeReg, PAXRecords: records}); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	sparse := bytes.ReplaceAll(b.Bytes(), []byte("GNU-sparse"), []byte("GNU.sparse")) // which the writer won't write
+	if h, err := tar.NewReader(bytes.NewReader(sparse)).Next(); err != nil || h.Size != 1<<40 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	if err := Entries(bytes.NewReader(sparse), func(Entry, io.Reader) error { return nil }); !errors.Is(err, ErrFormat) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func arMember(name string, body []byte) string {
 	s := fmt.Sprintf("%-16s%-12d%-6d%-6d%-8o%-10d`\n%s", name, 0, 0, 0, 0o100644, len(body), body)
 	if len(body)%2 == 1 {

@@ -13,7 +13,8 @@
 // What needs another file (a backing file, external data), a key, or a feature
 // that we don't know is refused with the command that makes a plain copy. A
 // file may be hostile: a read costs at most one table and one cluster of memory,
-// 4 MiB together, whatever it says.
+// 4 MiB together, whatever it says, and for a compressed cluster for a moment that
+// as the file has it (4 MiB) and the window of its decoder (8 MiB).
 //
 // Format: docs/interop/qcow2.txt of QEMU.
 package qcow2
@@ -31,6 +32,8 @@ import (
 
 // MaxSize bounds the disk that a file may describe, in bytes.
 const MaxSize = 1 << 40
+
+const maxWindow = 8 << 20 // what every decoder of zstd shall support (RFC 8878 3.1.1.1.2)
 
 // Magic begins every file.
 const Magic = "QFI\xfb"
@@ -252,7 +255,7 @@ func (d *Disk) unpack(entry uint64) error {
 	d.packed = 0
 	var r io.Reader = flate.NewReader(bytes.NewReader(raw))
 	if d.zstd {
-		z, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+		z, err := zstd.NewReader(bytes.NewReader(raw), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return fmt.Errorf("%w: %v", ErrFormat, err)
 		}

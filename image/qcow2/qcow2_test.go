@@ -47,16 +47,11 @@ func qemuImg(t testing.TB, raw []byte, options ...string) string {
 
 func open(t testing.TB, name string) *Disk {
 	t.Helper()
-	f, err := os.Open(name)
+	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(f, st.Size())
+	d, err := Open(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package worldtest is what must hold in every world, the real one and the seeded one,
+// written once as tests that both run. So far it has the arbiter.
 package worldtest
 
 import (
