@@ -141,10 +141,10 @@ func (e *engine) close(to io.Writer) error {
 	return nil
 }
 
-// printPauses says how often Go's runtime stopped the world, and how long at most:
-// while a hart runs translated code the rest waits for it.
+// printPauses says how often Go's runtime stopped the world, and how long at most it
+// waited until it stood: translated code does not stop before its slice ends.
 func printPauses(to io.Writer) {
-	samples := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}, {Name: "/sched/pauses/total/other:seconds"}}
+	samples := []metrics.Sample{{Name: "/sched/pauses/stopping/gc:seconds"}, {Name: "/sched/pauses/stopping/other:seconds"}}
 	metrics.Read(samples)
 	var count uint64
 	var longest float64
@@ -159,7 +159,7 @@ func printPauses(to io.Writer) {
 			}
 		}
 	}
-	fmt.Fprintf(to, "%-52s %15d\n%-52s %15.0f µs\n", "stops of the world, by Go's runtime", count, "  the longest, at most", longest*1e6)
+	fmt.Fprintf(to, "%-52s %15d\n%-52s %15.0f µs\n", "stops of the world, by Go's runtime", count, "  the longest wait for it, at most", longest*1e6)
 }
 
 // mostSingles is how many operations --stats names.
