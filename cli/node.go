@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"tandem/image"
 	"tandem/machine"
 	"tandem/node"
 )
@@ -120,7 +121,11 @@ func runNode(ctx context.Context, opt node.Options) (err error) {
 	if opt.Executable, err = os.Executable(); err != nil {
 		return err
 	}
-	opt.Version, opt.Log = machine.Version, diagnostics()
+	images, err := image.DefaultStore()
+	if err != nil {
+		return err
+	}
+	opt.Images, opt.Version, opt.Log = images.Dir, machine.Version, diagnostics()
 	n, err := node.New(opt)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,7 +74,7 @@ func createCommand() *cobra.Command {
 				z.to(n)
 			}
 			for _, path := range []*string{&s.Image, &s.Kernel, &s.Initrd, &s.Firmware} {
-				if *path != "" {
+				if *path != "" && (path != &s.Image || strings.ContainsRune(*path, '/')) {
 					whole, err := filepath.Abs(*path)
 					if err != nil {
 						return err
@@ -87,7 +88,7 @@ func createCommand() *cobra.Command {
 			return a.client().Create(ctx, q)
 		})
 	f := c.Flags()
-	f.StringVar(&s.Image, "image", "", "folder of an image; the same path on every host")
+	f.StringVar(&s.Image, "image", "", "name of an image, or the path of its folder; the same on every host")
 	f.StringVar(&s.Kernel, "kernel", "", "Linux Image to boot; the same path on every host")
 	f.StringVar(&s.Initrd, "initrd", "", "initial RAM disk")
 	f.StringVar(&s.Append, "append", "", "kernel command line")

@@ -135,6 +135,7 @@ type Status struct {
 	SharedDomain bool   // both copies are in one failure domain
 }
 
+// String leaves out Until: what a tick is in hours and minutes is for others to say.
 func (s Status) String() string {
 	text := s.Word.String()
 	if s.Hold != NoHold {
@@ -143,8 +144,6 @@ func (s Status) String() string {
 	switch s.Hold {
 	case NoHost, NoSlot:
 		text += ": " + s.Fit.String()
-	case BackingOff, Patience:
-		text += fmt.Sprintf(" (at tick %d)", s.Until)
 	}
 	if s.Host != "" {
 		text += " (host " + s.Host + ")"

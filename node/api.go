@@ -371,6 +371,12 @@ func (n *Node) info(s *etcd.Snapshot, v etcd.VM, d cluster.Decision, o cluster.O
 			if st.Word == cluster.NoArbiter {
 				i.Detail = n.voice()
 			}
+			if st.Until != 0 {
+				i.Detail += " at " + timeOf(st.Until).Format(time.TimeOnly)
+			}
+			if st.Hold == cluster.BackingOff {
+				i.Detail += "; tandem events " + v.Name + " tells why"
+			}
 		}
 	}
 	copies := s.Copies[v.Name]
@@ -478,7 +484,11 @@ func check(q CreateRequest) error {
 	case s.Network == "user":
 		return errors.New("network user ends with its process: a VM of a cluster needs switch:ADDRESS, tap:NAME or none")
 	}
-	for _, path := range []string{s.Image, s.Kernel, s.Initrd, s.Firmware} {
+	paths := []string{s.Kernel, s.Initrd, s.Firmware}
+	if strings.ContainsRune(s.Image, '/') { // not a name
+		paths = append(paths, s.Image)
+	}
+	for _, path := range paths {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("%s: give the whole path, the same on every host", path)
 		}

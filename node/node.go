@@ -64,6 +64,7 @@ type Options struct {
 	State      string // folder that outlives the boot
 	Run        string // folder that does not
 	Executable string // the tandem binary, for replicas
+	Images     string // folder of the images that VMs name without a slash
 	Witness    bool   // an etcd member only
 	Metrics    string // HOST:PORT for Prometheus; empty: none
 	Memory     int64  // bytes offered to VMs

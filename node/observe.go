@@ -35,7 +35,8 @@ func (n *Node) seeHosts(s *etcd.Snapshot, now time.Time) {
 }
 
 // ticks counts seconds, alike on all hosts whose clocks are right.
-func ticks(t time.Time) cluster.Tick { return cluster.Tick(t.Unix()) }
+func ticks(t time.Time) cluster.Tick  { return cluster.Tick(t.Unix()) }
+func timeOf(t cluster.Tick) time.Time { return time.Unix(int64(t), 0) }
 
 // plan says what there is to do, and what is the matter, at a look. What is under way
 // here without showing in a copy is the loop's own knowledge.

@@ -240,6 +240,9 @@ func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
 
 // arguments are those of `tandem replica`.
 func (p *process) arguments(n *Node, s etcd.Spec) []string {
+	if s.Image != "" && !strings.ContainsRune(s.Image, '/') {
+		s.Image = filepath.Join(n.opt.Images, s.Image)
+	}
 	args := []string{"replica", p.Role, "--name", p.VM, "--listen", p.Address, "--owner", p.Token,
 		"--arbiter", "etcd:" + filepath.Join(n.opt.State, etcdFile), "--tls", p.file("tls"),
 		"--control", p.file("control.sock"), "--events", p.file("events.jsonl"), "--result", p.file("result.json"),
