@@ -28,6 +28,7 @@ import (
 	"tandem/host/ram"
 	"tandem/host/site"
 	"tandem/host/term"
+	"tandem/image"
 	"tandem/machine"
 	"tandem/machine/event"
 	"tandem/replica"
@@ -426,10 +427,14 @@ func (f *replicaFlags) build() (vm, error) {
 	if f.image == "" {
 		return f.vm.build(nil)
 	}
-	img, err := openImage(f.image)
+	s, err := image.DefaultStore()
 	if err != nil {
 		return vm{}, err
 	}
-	img.Disk, img.Seed = "", ""
+	img, err := s.OpenBoot(f.image)
+	if err != nil {
+		return vm{}, err
+	}
+	img.Seed = ""
 	return f.vm.build(img)
 }

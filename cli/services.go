@@ -29,6 +29,9 @@ func nbdSize(url string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storePatience)
 	defer cancel()
 	d, err := nbd.Dial(ctx, url, 0, func() {})
+	if errors.Is(err, nbd.ErrFenced) { // a protected VM has it: who only reads may look
+		d, err = nbd.DialReader(ctx, url, func() {})
+	}
 	switch {
 	case ctx.Err() != nil:
 		return 0, fmt.Errorf("disk %s: no NBD server answered there for %v; see that tandem store runs and is reached", url, storePatience)

@@ -444,11 +444,25 @@ func (i *Image) Current() bool { return i.Manifest.Scripts == scripts() }
 
 // Open reads the image in a folder and checks the files that don't change.
 func Open(dir string) (*Image, error) {
+	i, err := OpenBoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	i.Disk = filepath.Join(dir, diskName)
+	if st, err := os.Stat(i.Disk); err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("image %s has no disk (%v): make it again", dir, err)
+	}
+	return i, nil
+}
+
+// OpenBoot opens what of an image boots, for a VM with a disk of its own: the image's
+// need not be on this host.
+func OpenBoot(dir string) (*Image, error) {
 	m, err := readManifest(dir)
 	if err != nil {
 		return nil, err
 	}
-	i := &Image{Dir: dir, Disk: filepath.Join(dir, diskName), Append: m.Append, Manifest: m}
+	i := &Image{Dir: dir, Append: m.Append, Manifest: m}
 	for k, path := range []*string{&i.Firmware, &i.Kernel, &i.Initrd, &i.Seed} {
 		name := hashed[k]
 		want, ok := m.SHA256[name]
@@ -468,9 +482,6 @@ func Open(dir string) (*Image, error) {
 			}
 			return nil, err
 		}
-	}
-	if st, err := os.Stat(i.Disk); err != nil || !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("image %s has no disk (%v): make it again", dir, err)
 	}
 	return i, nil
 }

@@ -301,6 +301,22 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// A host without an image's disk can boot a VM from it whose disk is elsewhere; for all
+// else the image is broken.
+func TestOpenBoot(t *testing.T) {
+	i := newArchive(t, standard()).mustBuild()
+	if err := os.Remove(i.Disk); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(i.Dir); err == nil || !strings.Contains(err.Error(), "no disk") {
+		t.Errorf("opened without its disk: %v", err)
+	}
+	b, err := OpenBoot(i.Dir)
+	if err != nil || b.Kernel == "" || b.Initrd == "" || b.Disk != "" {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
 // Users have homes, and the keys lie where the ssh server reads them, owned by
 // whom they let in; the server runs as a service.
 func TestUsers(t *testing.T) {

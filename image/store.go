@@ -62,7 +62,12 @@ func isPath(arg string) bool {
 }
 
 // Open opens an image by its name or path.
-func (s Store) Open(arg string) (*Image, error) {
+func (s Store) Open(arg string) (*Image, error) { return s.open(arg, Open) }
+
+// OpenBoot is OpenBoot by name or path.
+func (s Store) OpenBoot(arg string) (*Image, error) { return s.open(arg, OpenBoot) }
+
+func (s Store) open(arg string, open func(dir string) (*Image, error)) (*Image, error) {
 	dir, err := s.Folder(arg)
 	if err != nil {
 		return nil, err
@@ -72,7 +77,7 @@ func (s Store) Open(arg string) (*Image, error) {
 			return nil, err
 		}
 	}
-	return Open(dir)
+	return open(dir)
 }
 
 // has reports a name that the store lacks, with what was perhaps meant.

@@ -493,7 +493,10 @@ func (n *Node) admission(ctx context.Context, q admissionRequest) (a admission, 
 func (n *Node) connected() (*etcd.Client, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.client == nil {
+	switch {
+	case n.client == nil && n.set != nil:
+		return nil, errors.New("this host's daemon has not reached etcd yet: ask again in a moment; if it stays so, see its diagnostics and those of the other members")
+	case n.client == nil:
 		return nil, errors.New("this host is in no cluster: run tandem cluster init, or tandem cluster join with a token")
 	}
 	return n.client, nil
