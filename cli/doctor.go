@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tandem/host/codemem"
+	"tandem/host/confine"
 	"tandem/image"
 	"tandem/node"
 )
@@ -58,6 +59,7 @@ var checks = []struct {
 	{"cores", (*doctor).cores},
 	{"memory", (*doctor).memory},
 	{"translated code", (*doctor).code},
+	{"confinement", (*doctor).confinement},
 	{"open files", (*doctor).files},
 	{"clock", (*doctor).clock},
 	{"tun device", (*doctor).tun},
@@ -180,6 +182,13 @@ func (d *doctor) code(context.Context) (grade, found, remedy string) {
 		found += ", vm.memfd_noexec=" + strings.TrimSpace(string(b))
 	}
 	return gradeOK, found, ""
+}
+
+func (d *doctor) confinement(context.Context) (grade, found, remedy string) {
+	if err := confine.Missing(); err != nil {
+		return gradeWarning, "replicas can't be confined as a whole: " + strings.ReplaceAll(err.Error(), "\n", "; "), "as said; see docs/SECURITY.md for what defends without"
+	}
+	return gradeOK, "the kernel can take from replicas what they don't need", ""
 }
 
 func (d *doctor) files(context.Context) (grade, found, remedy string) {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"tandem/host"
 	"tandem/host/certs"
 	"tandem/host/claim"
+	"tandem/host/confine"
 	"tandem/host/control"
 	"tandem/host/etcd"
 	"tandem/host/link"
@@ -55,6 +57,7 @@ type replicaFlags struct {
 	result   string
 	force    bool
 	errors   string // of disks
+	confine  confineFlag
 }
 
 func replicaCommand() *cobra.Command {
@@ -84,7 +87,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 					return usageError{fmt.Errorf("--%s is missing; see %s --help", name, c.CommandPath())}
 				}
 			}
-			if err := f.tune(&replica.Config{}); err != nil {
+			if err := errors.Join(f.tune(&replica.Config{}), f.confine.check()); err != nil {
 				return err // before anything is opened
 			}
 			return f.end(run(c.Context(), f))
@@ -106,6 +109,7 @@ func replicaRole(role string, needs []string, run func(context.Context, *replica
 	fs.StringVar(&f.control, "control", "", "path of the control socket")
 	fs.StringVar(&f.owner, "owner", "", "token of this process for its claims, never used before; default: a random one")
 	fs.Uint64Var(&f.epoch, "epoch", 0, "epoch that a primary claims, or ends; default: the next one, whichever it is")
+	f.confine.add(fs)
 	fs.StringVar(&f.result, "result", "", "file that says at the end how this copy ended")
 	return c, f
 }
@@ -134,6 +138,8 @@ type arbiter interface {
 	world.Arbiter
 	// ID tells arbiters of a kind apart.
 	ID() string
+	// Needs are what a claim opens.
+	Needs() confine.Needs
 }
 
 // openArbiter opens a folder, or what etcd:FILE describes; kind is part of its name
@@ -296,6 +302,21 @@ func loadTLS(dir string) (cfg link.Config, err error) {
 	return cfg, err
 }
 
+// confine leaves the process what the copy may yet need: to claim, to fence and to open
+// devices at a failover, and to say how it ended.
+func (c *copyOfVM) confine(f *replicaFlags) error {
+	n := confine.Needs{Perf: f.vm.engine.perf}
+	n.Also(c.arbiter.Needs())
+	n.Also(c.site.Needs())
+	n.Address(f.dial)
+	for _, path := range []string{f.control, f.result} {
+		if path != "" {
+			n.Write = append(n.Write, filepath.Dir(path))
+		}
+	}
+	return f.confine.enter(n)
+}
+
 // run turns the replica until it ends.
 func (c *copyOfVM) run(ctx context.Context, r *replica.Replica) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
@@ -355,6 +376,9 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	defer l.Close()
 	c.world.Channel = l
 	r, err := replica.NewPrimary(c.cfg, c.world, m, epoch, devices)
+	if err == nil {
+		err = c.confine(f)
+	}
 	if err != nil {
 		return err
 	}
@@ -408,6 +432,9 @@ func runBackup(ctx context.Context, f *replicaFlags) error {
 	defer l.Close()
 	c.world.Channel = l
 	r, err := replica.NewBackup(c.cfg, c.world)
+	if err == nil {
+		err = c.confine(f)
+	}
 	if err != nil {
 		return err
 	}

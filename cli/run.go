@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ import (
 func runCommand() *cobra.Command {
 	var v vmFlags
 	var record, signature string
+	var confine confineFlag
 	c := &cobra.Command{
 		Use:   "run [IMAGE]",
 		Short: "Run one VM in the terminal",
@@ -52,21 +54,25 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := confine.check(); err != nil {
+				return err
+			}
 			e, err := v.engine.open()
 			if err != nil {
 				return err
 			}
-			return errors.Join(run(c.Context(), vm, e, record, signature), e.close(c.ErrOrStderr()))
+			return errors.Join(run(c.Context(), vm, e, confine, record, signature), e.close(c.ErrOrStderr()))
 		},
 	}
 	v.add(c.Flags())
+	confine.add(c.Flags())
 	c.Flags().StringVar(&record, "record", "", "write the log of this run to a file, for tandem replay")
 	c.Flags().StringVar(&signature, "signature", "", "with --elf: write begin_signature to end_signature to a file, in hex words")
 	return c
 }
 
 // run runs an unprotected VM until it ends.
-func run(ctx context.Context, vm vm, e *engine, record, signature string) error {
+func run(ctx context.Context, vm vm, e *engine, bounds confineFlag, record, signature string) error {
 	memory, err := ram.New(vm.config.RAM)
 	if err != nil {
 		return err
@@ -108,6 +114,14 @@ func run(ctx context.Context, vm vm, e *engine, record, signature string) error 
 	defer console.Close()
 	r, err := replica.NewPrimary(cfg, replica.World{Clock: clock, Entropy: host.Entropy{}, Site: s, Terminal: console}, m, 1, devices)
 	if err != nil {
+		return err
+	}
+	needs := s.Needs()
+	needs.Perf = e.perf != nil
+	if signature != "" {
+		needs.Write = append(needs.Write, filepath.Dir(signature))
+	}
+	if err := bounds.enter(needs); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -119,7 +119,7 @@ type doing struct {
 
 // New returns a Node and makes its folders.
 func New(opt Options) (*Node, error) {
-	for _, dir := range []string{opt.State, filepath.Join(opt.State, "console"), opt.Run, filepath.Join(opt.Run, "vms")} {
+	for _, dir := range []string{opt.State, filepath.Join(opt.State, "console"), filepath.Join(opt.State, arbiterDir), opt.Run, filepath.Join(opt.Run, "vms")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the node's folders: %w; run as root, or choose others with --state and --run", err)
 		}
@@ -228,7 +228,7 @@ func (n *Node) enter(ctx context.Context, set *settings) error {
 	cfg := set.etcd(n.opt.State)
 	client, err := etcd.Dial(cfg)
 	if err == nil {
-		err = saveJSON(filepath.Join(n.opt.State, etcdFile), cfg)
+		err = set.share(n.opt.State)
 	}
 	if err != nil {
 		if server != nil {
@@ -369,7 +369,7 @@ func (n *Node) remember(c *etcd.Client, now time.Time) {
 	if len(urls) > 0 && n.set.learn(urls) {
 		cfg := n.set.etcd(n.opt.State)
 		c.SetEndpoints(cfg.Endpoints)
-		err := errors.Join(n.set.save(n.opt.State), saveJSON(filepath.Join(n.opt.State, etcdFile), cfg))
+		err := errors.Join(n.set.save(n.opt.State), n.set.share(n.opt.State))
 		if err != nil {
 			n.opt.Log.Warn("the addresses of etcd can't be written down", "err", err)
 		}

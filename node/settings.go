@@ -20,8 +20,9 @@ import (
 // Files in the node's state folder.
 const (
 	settingsFile = "node.json"
-	etcdFile     = "etcd.json" // etcd.Config, for replicas
-	guardFile    = "etcd.guard"
+	arbiterDir   = "arbiter"                 // what replicas claim with; they write here
+	etcdFile     = arbiterDir + "/etcd.json" // etcd.Config, for replicas
+	guardFile    = arbiterDir + "/etcd.guard"
 	etcdDir      = "etcd"
 	etcdLog      = "etcd.log"
 	pkiDir       = "pki"
@@ -108,7 +109,7 @@ func (s *settings) learn(urls []string) bool {
 	return true
 }
 
-// etcd is how this node and its replicas reach etcd.
+// etcd is how this node reaches etcd.
 func (s *settings) etcd(state string) etcd.Config {
 	pki := filepath.Join(state, pkiDir)
 	cfg := etcd.Config{Endpoints: s.URLs, Cluster: s.Cluster, Node: s.Name, Guard: filepath.Join(state, guardFile),
@@ -117,6 +118,29 @@ func (s *settings) etcd(state string) etcd.Config {
 		cfg.CA, cfg.Cert, cfg.Key = filepath.Join(pki, "ca.pem"), filepath.Join(pki, hostPair+".pem"), filepath.Join(pki, hostPair+".key")
 	}
 	return cfg
+}
+
+// share writes down how replicas reach etcd. They have copies of the keys in a folder of
+// their own: a confined process can read no other, and finds there what is replaced.
+func (s *settings) share(state string) error {
+	cfg := s.etcd(state)
+	for _, f := range []struct {
+		path *string
+		name string
+	}{{&cfg.CA, "ca.pem"}, {&cfg.Cert, hostPair + ".pem"}, {&cfg.Key, hostPair + ".key"}} {
+		if *f.path == "" {
+			continue
+		}
+		b, err := os.ReadFile(*f.path)
+		if err != nil {
+			return err
+		}
+		*f.path = filepath.Join(state, arbiterDir, f.name)
+		if err := etcd.WriteFile(*f.path, b, 0o600); err != nil {
+			return err
+		}
+	}
+	return saveJSON(filepath.Join(state, etcdFile), cfg)
 }
 
 // server is the member that runs in this daemon.

@@ -38,6 +38,7 @@ import (
 	"strconv"
 	"strings"
 
+	"tandem/host/confine"
 	"tandem/machine/event"
 	"tandem/world"
 )
@@ -81,6 +82,9 @@ func Open(dir, vm string) (*Folder, error) {
 
 // ID tells folders apart. A pair is protected only if both sides see the same one.
 func (f *Folder) ID() string { return f.id }
+
+// Needs are what a claim opens.
+func (f *Folder) Needs() confine.Needs { return confine.Needs{Write: []string{f.dir}} }
 
 // Read returns the newest record.
 func (f *Folder) Read() (world.Record, error) {

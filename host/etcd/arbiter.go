@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sync"
@@ -15,6 +17,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"tandem/host/confine"
 	"tandem/machine/event"
 	"tandem/world"
 )
@@ -68,6 +71,25 @@ func OpenArbiter(path, vm string) (*Arbiter, error) {
 
 // ID tells clusters apart: both sides of a pair must see the same.
 func (a *Arbiter) ID() string { return a.id }
+
+// Needs are what a claim opens.
+func (a *Arbiter) Needs() confine.Needs {
+	n := confine.Needs{Read: []string{filepath.Dir(a.path)}}
+	cfg, err := LoadConfig(a.path)
+	if err != nil {
+		return n
+	}
+	n.Read = append(n.Read, cfg.CA, cfg.Cert, cfg.Key)
+	if cfg.Guard != "" {
+		n.Write = []string{filepath.Dir(cfg.Guard)}
+	}
+	for _, at := range cfg.Endpoints {
+		if u, err := url.Parse(at); err == nil {
+			n.Host(u.Hostname())
+		}
+	}
+	return n
+}
 
 // Close ends the connections.
 func (a *Arbiter) Close() error {

@@ -47,6 +47,23 @@ func IsURL(s string) bool {
 	return ok && schemes[scheme].network != ""
 }
 
+// Opens says what a dial of a URL opens beside the connection: a folder of certificates,
+// a socket of Unix; and which host it looks for. What does not apply is empty.
+func Opens(s string) (certificates, socket, host string) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", "", ""
+	}
+	scheme := schemes[u.Scheme]
+	if scheme.tls {
+		certificates = u.Query().Get("tls-certificates")
+	}
+	if scheme.network == "unix" {
+		return certificates, u.Query().Get("socket"), ""
+	}
+	return certificates, "", u.Hostname()
+}
+
 // parseURL reads nbd://HOST[:PORT]/EXPORT and nbd+unix:///EXPORT?socket=PATH, as
 // doc/uri.md of the NetworkBlockDevice project defines them. nbds and nbds+unix are
 // the same with TLS, and with libnbd's parameters: tls-certificates=FOLDER, and

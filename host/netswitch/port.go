@@ -86,15 +86,20 @@ type Port struct {
 // goroutine as frames arrive or Err becomes known; it must not block. A switch
 // that can't be reached, or refuses, is an error.
 func Dial(addr string, hello Hello, wake func()) (*Port, error) {
-	network, address := "tcp", addr
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok || strings.Contains(addr, "/") {
-		network, address = "unix", path
-	}
+	network, address := Split(addr)
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, address)
 	}
 	return DialWith(addr, dial, hello, wake)
+}
+
+// Split tells the network of a switch's address, tcp or unix, from the rest.
+func Split(addr string) (network, address string) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok || strings.Contains(addr, "/") {
+		return "unix", path
+	}
+	return "tcp", addr
 }
 
 // DialWith is Dial with a connection of the caller's making, such as TLS. name
