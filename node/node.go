@@ -97,6 +97,8 @@ type Node struct {
 	// mismatches counts, by VM, copies here that were found to differ from the log.
 	mismatches map[string]int
 
+	limits limits
+
 	// Of the loop.
 	seen       map[string]hostSeen
 	beat       *etcd.Heartbeat
@@ -142,6 +144,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	if !n.opt.Witness {
+		if n.limits, err = findLimits("/proc/self/cgroup", cgroupMount); err != nil {
+			n.opt.Log.Info("the memory of replicas has no limit", "err", err)
+		}
 		n.adopt()
 	}
 	api, err := n.serveAPI()

@@ -154,6 +154,7 @@ func (n *Node) inspect(p *process, moved *bool) {
 	switch {
 	case !is:
 		p.alive, p.ended, *moved = false, time.Now(), true
+		n.limits.remove(p.VM)
 		p.result = control.LoadResult(p.file("result.json"))
 	case err == nil:
 		*moved = *moved || st.State != p.status.State || st.Epoch != p.status.Epoch
@@ -224,7 +225,12 @@ func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
 	defer log.Close()
 	cmd := exec.Command(n.opt.Executable, append(p.arguments(n, spec), more...)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	group, err := n.limits.open(p.VM, spec.Memory)
+	if err != nil {
+		n.opt.Log.Warn("this copy's memory has no limit", "vm", p.VM, "err", err)
+	}
+	defer group.Close()
+	cmd.SysProcAttr = replicaAttributes(group)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the %s: %w", p.Role, err)
 	}
@@ -236,6 +242,16 @@ func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
 		n.kick()
 	}()
 	return saveJSON(p.file("process.json"), p)
+}
+
+// replicaAttributes: a session of its own, since it outlives the daemon, and the control
+// group that it begins in, nil for the daemon's.
+func replicaAttributes(group *os.File) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setsid: true}
+	if group != nil {
+		a.UseCgroupFD, a.CgroupFD = true, int(group.Fd())
+	}
+	return a
 }
 
 // arguments are those of `tandem replica`.
