@@ -31,6 +31,7 @@ const hostReserve = 1 << 30
 func nodeCommand() *cobra.Command {
 	opt := node.Options{}
 	var memory string
+	var bounds confineFlag
 	c := &cobra.Command{
 		Use:   "node",
 		Short: "Run this host's daemon: it runs VMs and restores their redundancy",
@@ -41,6 +42,10 @@ func nodeCommand() *cobra.Command {
 			if opt.Memory, err = offered(memory); err != nil {
 				return err
 			}
+			if err := bounds.check(); err != nil {
+				return err
+			}
+			opt.NeedUser, opt.Confine = c.Flags().Changed("user"), string(bounds)
 			return runNode(c.Context(), opt)
 		},
 	}
@@ -49,6 +54,9 @@ func nodeCommand() *cobra.Command {
 	f.StringVar(&opt.Run, "run", runFolder, "folder for what does not: sockets and processes")
 	f.StringVar(&opt.Metrics, "metrics", "", "HOST:PORT for Prometheus; default: none")
 	f.StringVar(&memory, "memory", "", "memory offered to VMs; default: all but 1G")
+	f.StringVar(&opt.User, "user", node.DefaultUser, "user that replicas run as, if the daemon is root's and the user exists; empty for root")
+	bounds.add(f)
+	f.Lookup("confine").Usage = "confine replicas, see docs/SECURITY.md: auto: as far as the kernel can; on: or don't run; off"
 	return c
 }
 

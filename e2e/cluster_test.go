@@ -59,6 +59,7 @@ func newLab(t *testing.T, hosts ...string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	os.Chmod(dir, 0o711) // for replicas with a user of their own
 	l := &lab{t, dir}
 	for _, h := range append([]string{labWorld}, hosts...) {
 		l.remove(h) // of a run that was cut off
@@ -75,6 +76,9 @@ func newLab(t *testing.T, hosts ...string) *lab {
 	l.ip("-n", ns(labWorld), "addr", "add", "10.99.0.1/24", "dev", "br0")
 	l.ip("-n", ns(labWorld), "link", "set", "br0", "up")
 	for i, h := range hosts {
+		if err := os.Mkdir(l.path(h), 0o711); err != nil {
+			t.Fatal(err)
+		}
 		l.ip("netns", "add", ns(h))
 		l.ip("-n", ns(h), "link", "set", "lo", "up")
 		l.ip("-n", ns(labWorld), "link", "add", "v-"+h, "type", "veth", "peer", "name", "eth0", "netns", ns(h))
@@ -145,8 +149,41 @@ func (l *lab) start(host string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// replicaUser has no rights anywhere, and is on every host.
+const replicaUser = "nobody"
+
+// pid is the process of a host's copy.
+func (l *lab) pid(host, vm string) int {
+	l.t.Helper()
+	var is struct {
+		PID int `json:"pid"`
+	}
+	b, _ := os.ReadFile(l.path(host, "run", "notes", vm, "process.json"))
+	if json.Unmarshal(b, &is) != nil || is.PID == 0 {
+		l.t.Fatalf("the copy on %s has no process", host)
+	}
+	return is.PID
+}
+
+// confined checks that a host's copy is without rights.
+func (l *lab) confined(host, vm string) {
+	l.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.pid(host, vm)))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, want := range []string{"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(b), want) {
+			l.t.Errorf("the copy on %s has no %q:\n%s", host, want, b)
+		}
+	}
+	if strings.Contains(string(b), "Uid:\t0\t") {
+		l.t.Errorf("the copy on %s is root's", host)
+	}
+}
+
 func (l *lab) node(host string) *exec.Cmd {
-	return l.start(host, "node", "--state", l.path(host, "state"), "--run", l.path(host, "run"), "--memory", "1500M", "--metrics", "127.0.0.1:9090")
+	return l.start(host, "node", "--user", replicaUser, "--state", l.path(host, "state"), "--run", l.path(host, "run"), "--memory", "1500M", "--metrics", "127.0.0.1:9090")
 }
 
 // ask asks a host's daemon, and fails the test if it refuses.
@@ -295,6 +332,8 @@ func TestCluster(t *testing.T) {
 	}
 	before := l.vm("n2", "web")
 	t.Logf("protected: primary on %s, backup on %s", before.Primary.Node, before.Backup.Node)
+	l.confined(before.Primary.Node, "web")
+	l.confined(before.Backup.Node, "web")
 
 	c := l.database()
 	defer c.c.Close()

@@ -80,6 +80,7 @@ func guest(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
+	os.Chmod(filepath.Dir(dir), 0o755) // for replicas with a user of their own
 	for _, name := range []string{"kernel", "initrd", "image.json", "disk.raw"} {
 		if b, err := exec.Command("cp", "--sparse=always", filepath.Join(from, name), dir).CombinedOutput(); err != nil {
 			t.Fatalf("copy the image: %v: %s", err, b)

@@ -5,7 +5,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -46,18 +45,6 @@ func newPair(t *testing.T) *pair {
 func (p *pair) status(host string) (st control.Status) {
 	st, _ = control.NewClient(p.path(host, "run", "vms", "web", "control.sock")).Status()
 	return st
-}
-
-// pid is the process of a host's copy.
-func (p *pair) pid(host string) int {
-	var is struct {
-		PID int `json:"pid"`
-	}
-	b, _ := os.ReadFile(p.path(host, "run", "vms", "web", "process.json"))
-	if json.Unmarshal(b, &is) != nil || is.PID == 0 {
-		p.fatalf("the copy on %s has no process", host)
-	}
-	return is.PID
 }
 
 // ticks is the CPU time that a process has used.
@@ -134,7 +121,7 @@ type phase struct {
 
 func (p *pair) watch(d time.Duration) (f phase) {
 	p.t.Helper()
-	first, firstBackup, began, used := p.status(p.primary), p.status(p.backup), time.Now(), ticks(p.pid(p.primary))
+	first, firstBackup, began, used := p.status(p.primary), p.status(p.backup), time.Now(), ticks(p.pid(p.primary, "web"))
 	f.least = 1
 	p.w.gap()
 	var st control.Status
@@ -153,7 +140,7 @@ func (p *pair) watch(d time.Duration) (f phase) {
 	f.last, f.waits, f.waited, f.stall = st.CPUShare, st.Waits-first.Waits, st.WaitTime-first.WaitTime, p.w.gap()
 	f.steps = float64(st.Step-first.Step) / took / 1e6
 	f.backup = float64(p.status(p.backup).Step-firstBackup.Step) / took / 1e6
-	f.cpu = (ticks(p.pid(p.primary)) - used).Seconds() / took
+	f.cpu = (ticks(p.pid(p.primary, "web")) - used).Seconds() / took
 	return f
 }
 
@@ -171,7 +158,7 @@ const unbounded = 5 * time.Second
 // again the primary gets its share back.
 func TestSlowBackup(t *testing.T) {
 	p := newPair(t)
-	c := newCage(t, p.pid(p.backup))
+	c := newCage(t, p.pid(p.backup, "web"))
 	c.limit(0)
 	free := p.watch(10 * time.Second)
 	t.Logf("no limit: %v", free)
@@ -209,7 +196,7 @@ func TestSuspicion(t *testing.T) {
 		defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	}
 	epoch, stops, longest := p.status(p.primary).Epoch, 0, time.Duration(0)
-	pids := []int{p.pid(p.primary), p.pid(p.backup)}
+	pids := []int{p.pid(p.primary, "web"), p.pid(p.backup, "web")}
 	p.w.gap()
 	for end := time.Now().Add(time.Duration(minutes * float64(time.Minute))); time.Now().Before(end); stops++ {
 		pid, began := pids[rand.N(2)], time.Now()

@@ -107,6 +107,9 @@ func (n *Node) serveAPI() (*http.Server, error) {
 	path := filepath.Join(n.opt.Run, Socket)
 	os.Remove(path)
 	ln, err := net.Listen("unix", path)
+	if err == nil {
+		err = os.Chmod(path, 0o600) // others may pass through the folder
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"tandem/cluster"
@@ -302,7 +301,7 @@ func (n *Node) obey(ctx context.Context, c *etcd.Client, s *etcd.Snapshot) {
 	for vm, p := range n.procs {
 		n.endStale(s, p)
 		if _, wanted := s.VM(vm); !wanted && !p.alive && time.Since(p.ended) > lastWords {
-			os.RemoveAll(p.dir)
+			p.forget()
 			n.mu.Lock()
 			delete(n.procs, vm)
 			n.mu.Unlock()

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"tandem/host/etcd"
 )
 
 // tree is a folder like the kernel's: the group of a service with its daemon in it.
@@ -89,12 +91,12 @@ func TestStartInGroup(t *testing.T) {
 	}
 	defer f.Close()
 	cmd := exec.Command("/bin/cat", "/proc/self/cgroup")
-	cmd.SysProcAttr = replicaAttributes(f)
+	cmd.SysProcAttr = (*account)(nil).attributes(f, etcd.Spec{})
 	out, err := cmd.Output()
 	if err != nil || !strings.Contains(string(out), "0::/tandem-test\n") {
 		t.Fatalf("%s %v", out, err)
 	}
-	if replicaAttributes(nil).UseCgroupFD {
+	if (*account)(nil).attributes(nil, etcd.Spec{}).UseCgroupFD {
 		t.Error("a group without a group")
 	}
 }

@@ -31,9 +31,9 @@
 //
 // # Processes outlive the daemon
 //
-// A replica runs in a session of its own and is known by a folder:
+// A replica runs in a session of its own and is known by two folders:
 //
-//	RUN/vms/VM/process.json    what was started
+//	RUN/notes/VM/process.json  what was started
 //	RUN/vms/VM/control.sock    its control socket
 //	RUN/vms/VM/events.jsonl    what happened in it; the daemon carries it to etcd
 //	RUN/vms/VM/result.json     its last word
@@ -68,9 +68,15 @@ type Options struct {
 	Witness    bool   // an etcd member only
 	Metrics    string // HOST:PORT for Prometheus; empty: none
 	Memory     int64  // bytes offered to VMs
+	User       string // that replicas run as, if the daemon is root's; empty: its own
+	NeedUser   bool   // the user must exist
+	Confine    string // of replicas: auto, on or off
 	Version    uint32 // of package machine
 	Log        *slog.Logger
 }
+
+// notesDir is where the daemon keeps what it knows of processes, in RUN.
+const notesDir = "notes"
 
 const (
 	tick      = 250 * time.Millisecond
@@ -97,7 +103,8 @@ type Node struct {
 	// mismatches counts, by VM, copies here that were found to differ from the log.
 	mismatches map[string]int
 
-	limits limits
+	limits  limits
+	account *account
 
 	// Of the loop.
 	seen       map[string]hostSeen
@@ -121,7 +128,8 @@ type doing struct {
 
 // New returns a Node and makes its folders.
 func New(opt Options) (*Node, error) {
-	for _, dir := range []string{opt.State, filepath.Join(opt.State, "console"), filepath.Join(opt.State, arbiterDir), opt.Run, filepath.Join(opt.Run, "vms")} {
+	for _, dir := range []string{opt.State, filepath.Join(opt.State, "console"), filepath.Join(opt.State, arbiterDir), filepath.Join(opt.State, guardDir),
+		opt.Run, filepath.Join(opt.Run, "vms"), filepath.Join(opt.Run, notesDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the node's folders: %w; run as root, or choose others with --state and --run", err)
 		}
@@ -144,6 +152,15 @@ func (n *Node) Run(ctx context.Context) error {
 		return err
 	}
 	if !n.opt.Witness {
+		if n.account, err = findAccount(n.opt.User, n.opt.NeedUser); err != nil {
+			return err
+		}
+		if err := n.account.folders(n.opt.State, n.opt.Run); err != nil {
+			return err
+		}
+		if n.account == nil && os.Geteuid() == 0 {
+			n.opt.Log.Info("replicas run as root, as far as they are not confined: make a user for them, with useradd --system " + DefaultUser)
+		}
 		if n.limits, err = findLimits("/proc/self/cgroup", cgroupMount); err != nil {
 			n.opt.Log.Info("the memory of replicas has no limit", "err", err)
 		}

@@ -5,10 +5,12 @@ package node
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -22,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tandem/host"
 	"tandem/host/certs"
 	"tandem/host/control"
 	"tandem/host/etcd"
@@ -39,7 +42,8 @@ type process struct {
 	Start   uint64    `json:"start"` // clock ticks from boot, tells reused numbers apart
 	Began   time.Time `json:"began"`
 
-	dir     string
+	dir     string // the copy's own
+	notes   string // ours
 	alive   bool
 	ended   time.Time
 	stale   time.Time // since when a newer epoch has left it behind
@@ -61,11 +65,20 @@ func (n *Node) folder(vm string) string { return filepath.Join(n.opt.Run, "vms",
 
 func (p *process) file(name string) string { return filepath.Join(p.dir, name) }
 
+// note is a file of the daemon's about a process, which the process can't write.
+func (p *process) note(name string) string { return filepath.Join(p.notes, name) }
+
+const (
+	processFile = "process.json"
+	offsetFile  = "events.offset"
+)
+
 // adopt takes over the processes of a daemon before us.
 func (n *Node) adopt() {
-	list, _ := filepath.Glob(filepath.Join(n.opt.Run, "vms", "*", "process.json"))
+	list, _ := filepath.Glob(filepath.Join(n.opt.Run, notesDir, "*", processFile))
 	for _, path := range list {
-		p := &process{dir: filepath.Dir(path)}
+		p := &process{notes: filepath.Dir(path)}
+		p.dir = n.folder(filepath.Base(p.notes))
 		b, err := os.ReadFile(path)
 		if err != nil || json.Unmarshal(b, p) != nil {
 			n.opt.Log.Warn("a replica's folder can't be read: end its process by hand if there is one", "path", path, "err", err)
@@ -76,7 +89,7 @@ func (n *Node) adopt() {
 			p.PID = peerOf(p.file("control.sock"))
 			p.Start, _ = startTime(p.PID)
 		}
-		b, _ = os.ReadFile(p.file("events.offset"))
+		b, _ = os.ReadFile(p.note(offsetFile))
 		p.offset, _ = strconv.ParseInt(string(b), 10, 64)
 		p.alive = true // poll finds out
 		n.procs[p.VM] = p
@@ -174,6 +187,7 @@ func (p *process) copyRecord() etcd.Copy {
 // start starts a replica. The registry knows of it before it runs.
 func (n *Node) start(ctx context.Context, c *etcd.Client, vm etcd.VM, p *process, more ...string) error {
 	p.VM, p.dir, p.Began, p.alive = vm.Name, n.folder(vm.Name), time.Now(), true
+	p.notes = filepath.Join(n.opt.Run, notesDir, vm.Name)
 	secrets, err := c.Secrets(ctx, vm.Name)
 	if err != nil {
 		return err
@@ -200,21 +214,24 @@ func (n *Node) start(ctx context.Context, c *etcd.Client, vm etcd.VM, p *process
 	return nil
 }
 
-// prepare makes the folder of a process; that of the one before goes.
+// prepare makes the folders of a process; those of the one before go.
 func (p *process) prepare(s etcd.Secrets) error {
-	if err := os.RemoveAll(p.dir); err != nil {
+	if err := p.forget(); err != nil {
 		return err
 	}
 	tls := p.file("tls")
-	if err := os.MkdirAll(tls, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(tls, 0o700), os.MkdirAll(p.notes, 0o700)); err != nil {
 		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(tls, "ca.pem"), s.CA, 0o600),
 		os.WriteFile(filepath.Join(tls, certs.Replica+".pem"), s.Cert, 0o600),
 		os.WriteFile(filepath.Join(tls, certs.Replica+".key"), s.Key, 0o600),
-		saveJSON(p.file("process.json"), p))
+		saveJSON(p.note(processFile), p))
 }
+
+// forget removes all of a process but its events in etcd.
+func (p *process) forget() error { return errors.Join(os.RemoveAll(p.dir), os.RemoveAll(p.notes)) }
 
 // run starts the process, in a session of its own: it outlives the daemon.
 func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
@@ -230,7 +247,10 @@ func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
 		n.opt.Log.Warn("this copy's memory has no limit", "vm", p.VM, "err", err)
 	}
 	defer group.Close()
-	cmd.SysProcAttr = replicaAttributes(group)
+	cmd.SysProcAttr = n.account.attributes(group, spec)
+	if err := errors.Join(n.account.give(p.dir), n.account.giveFile(n.consoleFile(p.VM))); err != nil {
+		return fmt.Errorf("start the %s: %w", p.Role, err)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the %s: %w", p.Role, err)
 	}
@@ -241,18 +261,10 @@ func (p *process) run(n *Node, spec etcd.Spec, more []string) error {
 		cmd.Wait()
 		n.kick()
 	}()
-	return saveJSON(p.file("process.json"), p)
+	return saveJSON(p.note(processFile), p)
 }
 
-// replicaAttributes: a session of its own, since it outlives the daemon, and the control
-// group that it begins in, nil for the daemon's.
-func replicaAttributes(group *os.File) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setsid: true}
-	if group != nil {
-		a.UseCgroupFD, a.CgroupFD = true, int(group.Fd())
-	}
-	return a
-}
+func (n *Node) consoleFile(vm string) string { return filepath.Join(n.opt.State, "console", vm+".log") }
 
 // arguments are those of `tandem replica`.
 func (p *process) arguments(n *Node, s etcd.Spec) []string {
@@ -262,7 +274,7 @@ func (p *process) arguments(n *Node, s etcd.Spec) []string {
 	args := []string{"replica", p.Role, "--name", p.VM, "--listen", p.Address, "--owner", p.Token,
 		"--arbiter", "etcd:" + filepath.Join(n.opt.State, etcdFile), "--tls", p.file("tls"),
 		"--control", p.file("control.sock"), "--events", p.file("events.jsonl"), "--result", p.file("result.json"),
-		"--console", filepath.Join(n.opt.State, "console", p.VM+".log"),
+		"--console", n.consoleFile(p.VM), "--confine", cmp.Or(n.opt.Confine, "auto"),
 		"--cpus", strconv.Itoa(s.CPUs), "--memory", strconv.FormatInt(s.Memory, 10)}
 	for _, f := range []struct{ name, value string }{
 		{"image", s.Image}, {"kernel", s.Kernel}, {"initrd", s.Initrd}, {"append", s.Append}, {"firmware", s.Firmware},
@@ -314,16 +326,19 @@ const kindDiverged = "diverged"
 // told are the kinds of a replica's events that are worth keeping.
 var told = map[string]bool{"state": true, "live": true, "restarted": true, "trouble": true, "exit": true, "operation": true, kindDiverged: true}
 
+// maxEvents are the bytes of a replica's events that are read at a time.
+const maxEvents = 1 << 20
+
 // carryEvents takes what replicas wrote to etcd. The offset is written down after,
 // and the same event entered twice is one.
 func (n *Node) carryEvents(ctx context.Context, c *etcd.Client) {
 	for _, p := range n.procs {
-		f, err := os.Open(p.file("events.jsonl"))
+		f, err := host.OpenPlain(p.file("events.jsonl"))
 		if err != nil {
 			continue
 		}
 		f.Seek(p.offset, 0)
-		in := bufio.NewReader(f)
+		in := bufio.NewReader(io.LimitReader(f, maxEvents))
 		before := p.offset
 		for range 50 { // the rest next time
 			line, err := in.ReadBytes('\n')
@@ -352,7 +367,7 @@ func (n *Node) carryEvents(ctx context.Context, c *etcd.Client) {
 		}
 		f.Close()
 		if p.offset != before {
-			os.WriteFile(p.file("events.offset"), strconv.AppendInt(nil, p.offset, 10), 0o600)
+			os.WriteFile(p.note(offsetFile), strconv.AppendInt(nil, p.offset, 10), 0o600)
 		}
 	}
 }

@@ -20,9 +20,10 @@ import (
 // Files in the node's state folder.
 const (
 	settingsFile = "node.json"
-	arbiterDir   = "arbiter"                 // what replicas claim with; they write here
+	arbiterDir   = "arbiter"                 // what replicas claim with
 	etcdFile     = arbiterDir + "/etcd.json" // etcd.Config, for replicas
-	guardFile    = arbiterDir + "/etcd.guard"
+	guardDir     = "guard"                   // replicas write here too
+	guardFile    = guardDir + "/etcd.guard"
 	etcdDir      = "etcd"
 	etcdLog      = "etcd.log"
 	pkiDir       = "pki"
@@ -136,12 +137,19 @@ func (s *settings) share(state string) error {
 			return err
 		}
 		*f.path = filepath.Join(state, arbiterDir, f.name)
-		if err := etcd.WriteFile(*f.path, b, 0o600); err != nil {
+		if err := etcd.WriteFile(*f.path, b, sharedMode); err != nil {
 			return err
 		}
 	}
-	return saveJSON(filepath.Join(state, etcdFile), cfg)
+	b, err := json.MarshalIndent(cfg, "", "  ")
+	if err != nil {
+		return err
+	}
+	return etcd.WriteFile(filepath.Join(state, etcdFile), append(b, '\n'), sharedMode)
 }
+
+// sharedMode is of files that the group of their folder may read: see account.
+const sharedMode = 0o640
 
 // server is the member that runs in this daemon.
 func (s *settings) server(state string) etcd.ServerConfig {

@@ -24,7 +24,11 @@ func dropCapabilities(n Needs) error {
 	if now[0].Permitted|now[1].Permitted == 0 {
 		return nil
 	}
-	keep := outOfReach(n, now)
+	const override = 1 << unix.CAP_DAC_OVERRIDE
+	var keep error
+	if now[0].Effective&override != 0 {
+		keep = outOfReach(n, now)
+	}
 	if now[0].Effective&(1<<unix.CAP_SETPCAP) != 0 {
 		for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 			if err := allPrctl(unix.PR_CAPBSET_DROP, c); err != nil && !errors.Is(err, unix.EINVAL) { // a kernel that has fewer
@@ -34,7 +38,6 @@ func dropCapabilities(n Needs) error {
 	}
 	var none [2]unix.CapUserData
 	if keep != nil {
-		const override = 1 << unix.CAP_DAC_OVERRIDE
 		none[0].Permitted, none[0].Effective = override&now[0].Permitted, override&now[0].Effective
 	}
 	if err := allCapset(&none); err != nil {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ import (
 	"tandem/host/codemem"
 	"tandem/host/confine"
 	"tandem/host/ram"
+	"tandem/host/tap"
+	"tandem/machine/event"
 )
 
 // A child of the test confines itself, which is for good, and does what this variable
@@ -37,15 +40,23 @@ var deeds = map[string]func(folder string) error{
 }
 
 func TestMain(m *testing.M) {
-	deed, folder := deeds[os.Getenv(deedVariable)], os.Getenv(folderVariable)
-	if deed == nil {
+	name, folder := os.Getenv(deedVariable), os.Getenv(folderVariable)
+	deed := deeds[name]
+	threads("") // that are there before
+	switch {
+	case name == taps:
+		exit(plug())
+	case deed == nil:
 		os.Exit(m.Run())
 	}
-	threads("") // that are there before
 	err := confine.Process(confine.Needs{Write: []string{filepath.Join(folder, "own")}, Read: []string{filepath.Join(folder, "key"), folder + "/none"}})
 	if err == nil {
 		err = deed(folder)
 	}
+	exit(err)
+}
+
+func exit(err error) {
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -109,6 +120,47 @@ func TestKillItself(t *testing.T) {
 	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.Sys().(interface{ Signal() unix.Signal }).Signal() != unix.SIGKILL {
 		t.Fatalf("%v\n%s", err, out)
 	}
+}
+
+// taps is what a child does in a network of its own.
+const taps = "plugs in a tap"
+
+// TestTap shows that a tap that was opened before can be plugged in, watched and used by
+// a confined process: a backup does so as it goes live.
+func TestTap(t *testing.T) {
+	if _, err := os.Stat("/dev/net/tun"); err != nil || os.Geteuid() != 0 {
+		t.Skip("this test makes a tap: run it as root, where there is /dev/net/tun")
+	}
+	cmd := prepare(t, taps)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func plug() error {
+	d, err := tap.Open(tap.Config{Name: "tandem-test", MAC: [6]byte{2, 0, 0, 0, 0, 1}})
+	if err != nil {
+		return err
+	}
+	if err := confine.Process(confine.Needs{Links: true}); err != nil {
+		return err
+	}
+	if err := d.Start(func() {}); err != nil {
+		return err
+	}
+	d.Send(event.Frame{Data: make([]byte, 64)})
+	d.Flush()
+	if !d.Up() || d.Dropped() > 0 {
+		return fmt.Errorf("up: %v, frames dropped: %d", d.Up(), d.Dropped())
+	}
+	if err := d.Close(); err != nil {
+		return err
+	}
+	if _, err := tap.Open(tap.Config{Name: "another"}); err == nil {
+		return errors.New("another tap can be made")
+	}
+	return nil
 }
 
 func allowed(folder string) error {

@@ -5,6 +5,8 @@ package control
 import (
 	"encoding/json"
 	"os"
+
+	"tandem/host"
 )
 
 // How a copy ended.
@@ -14,6 +16,9 @@ const (
 	EndFailed = "failed" // it could not run
 	EndKilled = "killed" // it left no word: never written, concluded
 )
+
+// maxResult are the bytes of a Result that are read.
+const maxResult = 64 << 10
 
 // Result is a copy's last word.
 type Result struct {
@@ -33,7 +38,7 @@ func (r Result) Save(path string) error {
 // LoadResult reads the last word of a copy that has ended; without one it was killed.
 func LoadResult(path string) Result {
 	var r Result
-	b, err := os.ReadFile(path)
+	b, err := host.ReadPlain(path, maxResult)
 	if err != nil || json.Unmarshal(b, &r) != nil {
 		return Result{End: EndKilled, Why: "the process was killed, or its host was"}
 	}

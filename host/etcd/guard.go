@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"tandem/host"
 )
 
 // guard is the file of what etcd must not fall behind. The daemon and the replicas
@@ -30,7 +32,7 @@ func (g *guard) read() (r guardRecord, err error) {
 	if g.path == "" {
 		return r, nil
 	}
-	b, err := os.ReadFile(g.path)
+	b, err := host.ReadPlain(g.path, maxGuard)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
@@ -90,11 +92,12 @@ func (g *guard) update(change func(*guardRecord) bool) error {
 	if g.path == "" {
 		return nil
 	}
-	lock, err := os.OpenFile(g.path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(g.path+".lock", os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, guardMode)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+	share(lock, filepath.Dir(g.path), guardMode)
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return err
 	}
@@ -105,11 +108,25 @@ func (g *guard) update(change func(*guardRecord) bool) error {
 	if !change(&r) {
 		return nil
 	}
-	return WriteFile(g.path, []byte(encode(r)), 0o600)
+	return WriteFile(g.path, []byte(encode(r)), guardMode)
+}
+
+const (
+	maxGuard  = 4 << 10
+	guardMode = 0o660 // for the daemon and its replicas: see share
+)
+
+// share gives a file a mode and the group of its folder, which may be that of replicas.
+// Only its owner can, and needs to.
+func share(f *os.File, dir string, mode fs.FileMode) {
+	if st, err := os.Stat(dir); err == nil {
+		f.Chown(-1, int(st.Sys().(*syscall.Stat_t).Gid))
+	}
+	f.Chmod(mode)
 }
 
 // WriteFile replaces a file as a whole: a reader or a crash meets the old or the
-// new one.
+// new one. It belongs to the group of its folder.
 func WriteFile(path string, b []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -117,7 +134,8 @@ func WriteFile(path string, b []byte, mode fs.FileMode) error {
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	share(f, filepath.Dir(path), mode)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
