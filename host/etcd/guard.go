@@ -119,10 +119,17 @@ const (
 // share gives a file a mode and the group of its folder, which may be that of replicas.
 // Only its owner can, and needs to.
 func share(f *os.File, dir string, mode fs.FileMode) {
-	if st, err := os.Stat(dir); err == nil {
-		f.Chown(-1, int(st.Sys().(*syscall.Stat_t).Gid))
+	folder, err := os.Stat(dir)
+	file, err2 := f.Stat()
+	if errors.Join(err, err2) != nil {
+		return
 	}
-	f.Chmod(mode)
+	if gid := folder.Sys().(*syscall.Stat_t).Gid; gid != file.Sys().(*syscall.Stat_t).Gid {
+		f.Chown(-1, int(gid))
+	}
+	if file.Mode().Perm() != mode {
+		f.Chmod(mode)
+	}
 }
 
 // WriteFile replaces a file as a whole: a reader or a crash meets the old or the
