@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster suspicion slow-backup sim mutants model bench netbench tools packages reproducible
+.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster suspicion slow-backup sim fuzz mutants model bench netbench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -61,6 +61,12 @@ SEEDS ?= $(if $(filter command line,$(origin SEED)),1,1000)
 sim: ## whole clusters among faults: SEED=n, SEEDS=n, HOURS=h
 	GOGC=800 $(GO) test -count=1 -timeout 0 -v ./sim/vopr -args -seed $(SEED) \
 		$(if $(HOURS),-hours $(HOURS),-seeds $(SEEDS)) $(if $(filter 1,$(SEEDS)),-trace)
+
+# Finds the targets by itself. A failing input is in testdata/fuzz: keep it there as a test.
+FUZZTIME ?= 10s
+fuzz: ## each fuzz target of the tree for FUZZTIME; FUZZ=words picks some
+	@grep -rno --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*$(if $(FUZZ),.*$(FUZZ))' . | sed 's|/[^/]*_test.go:[0-9]*:func | |' | sort -u | while read dir target; do \
+		echo "$$dir $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$dir || exit 1; done
 
 mutants: ## plant known bugs, one at a time: the tests must find each; MUTANT=words picks some
 	$(GO) run ./mutants -run '$(MUTANT)'

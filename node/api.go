@@ -165,7 +165,7 @@ func tell(w http.ResponseWriter, err error) {
 }
 
 func read[T any](r *http.Request) (v T, err error) {
-	d := json.NewDecoder(r.Body)
+	d := json.NewDecoder(io.LimitReader(r.Body, maxJoin))
 	d.DisallowUnknownFields()
 	if err = d.Decode(&v); err != nil && !errors.Is(err, io.EOF) {
 		return v, refuse("the request is no JSON of the kind wanted: %w", err)

@@ -4,6 +4,7 @@ package site
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,4 +143,27 @@ func TestDiskModes(t *testing.T) {
 			t.Errorf("%+v: %v; want %q", c.slot, err, c.want)
 		}
 	}
+}
+
+// FuzzMark shows that a mark is refused, or is the same when it is written and read again.
+func FuzzMark(f *testing.F) {
+	f.Add([]byte(markForm + "vm web\ncurrent 12 a@b\ncurrent 11 c\n"))
+	f.Add([]byte(markForm + "vm web\ncopy\n"))
+	path := filepath.Join(f.TempDir(), "disk"+markSuffix)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, err := loadMark(path)
+		if err != nil {
+			return
+		}
+		text := func(m mark) string { return fmt.Sprint(m.vm, m.copy, m.current) }
+		if err := m.save(path); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := loadMark(path); err != nil || text(again) != text(m) {
+			t.Errorf("%q becomes %s, %v", b, text(again), err)
+		}
+	})
 }

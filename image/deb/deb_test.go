@@ -152,7 +152,7 @@ func TestSolve(t *testing.T) {
 	}
 }
 
-func tarball(t *testing.T, headers ...tar.Header) []byte {
+func tarball(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
