@@ -84,12 +84,13 @@ func ruledCalls(n Needs, self uint32) []rule {
 		rules = append(rules, rule{unix.SYS_MREMAP, nil})
 		rules = append(rules, rule{unix.SYS_MPROTECT, []check{has(2, unix.PROT_WRITE, 0)}})
 	}
-	for _, s := range []struct{ family, kind, protocol uint32 }{
-		{unix.AF_UNIX, unix.SOCK_STREAM, 0},
-		{unix.AF_INET, unix.SOCK_STREAM, 0}, {unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}, {unix.AF_INET, unix.SOCK_DGRAM, 0},
-		{unix.AF_INET6, unix.SOCK_STREAM, 0}, {unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}, {unix.AF_INET6, unix.SOCK_DGRAM, 0},
+	rules = append(rules, rule{unix.SYS_SOCKET, []check{is(0, unix.AF_UNIX), has(1, sockType, unix.SOCK_STREAM)}})
+	for _, s := range []struct{ kind, protocol uint32 }{
+		{unix.SOCK_STREAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_TCP}, {unix.SOCK_STREAM, unix.IPPROTO_MPTCP}, {unix.SOCK_DGRAM, 0},
 	} {
-		rules = append(rules, rule{unix.SYS_SOCKET, []check{is(0, s.family), has(1, sockType, s.kind), is(2, s.protocol)}})
+		for _, family := range []uint32{unix.AF_INET, unix.AF_INET6} {
+			rules = append(rules, rule{unix.SYS_SOCKET, []check{is(0, family), has(1, sockType, s.kind), is(2, s.protocol)}})
+		}
 	}
 	if n.Links {
 		rules = append(rules, rule{unix.SYS_SOCKET, []check{is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)}})

@@ -187,8 +187,14 @@ func files(folder string) error {
 		os.Remove(name("newer")), open, dir.Sync(), dir.Close(), list, key)
 }
 
-// sockets serves and dials by TCP, and sends by UDP.
+// sockets serves and dials by TCP, and sends by UDP. The first look of package net at
+// what the host's network can do is TCP by its number.
 func sockets(string) error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil && err != unix.EAFNOSUPPORT {
+		return fmt.Errorf("TCP by its number: %w", err)
+	}
+	unix.Close(fd)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
