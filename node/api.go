@@ -119,6 +119,7 @@ func (n *Node) serveAPI() (*http.Server, error) {
 		"POST /v1/cluster/init":         n.postInit,
 		"POST /v1/cluster/join":         n.postJoin,
 		"POST /v1/cluster/token":        n.postToken,
+		"DELETE /v1/cluster/token":      n.deleteTokens,
 		"POST /v1/cluster/confirm":      n.postConfirm,
 		"GET /v1/nodes":                 n.getNodes,
 		"PATCH /v1/nodes/{name}":        n.patchNode,
@@ -220,6 +221,14 @@ func (n *Node) postJoin(r *http.Request) (any, error) {
 func (n *Node) postToken(r *http.Request) (any, error) {
 	token, err := n.NewToken(r.Context())
 	return map[string]string{"token": token}, err
+}
+
+func (n *Node) deleteTokens(r *http.Request) (any, error) {
+	c, err := n.connected()
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, c.DropTokens(r.Context())
 }
 
 func (n *Node) postConfirm(r *http.Request) (any, error) {

@@ -105,6 +105,11 @@ func (c *Client) Token(ctx context.Context) (string, error) {
 	return a.Token, err
 }
 
+// WithdrawTokens makes all tokens worthless.
+func (c *Client) WithdrawTokens(ctx context.Context) error {
+	return c.call(ctx, "DELETE", "/cluster/token", nil, nil)
+}
+
 // Confirm accepts an etcd that had been wiped or restored.
 func (c *Client) Confirm(ctx context.Context) error {
 	return c.call(ctx, "POST", "/cluster/confirm", nil, nil)

@@ -444,3 +444,32 @@ func TestVoters(t *testing.T) {
 		m.srv.Close()
 	}
 }
+
+// TestTokens shows that a secret lets in until it is withdrawn, that others never do,
+// and that those of later do again.
+func TestTokens(t *testing.T) {
+	c := found(t, serve(t))
+	has := func(hash string, want bool) {
+		t.Helper()
+		if got, err := c.HasToken(t.Context(), hash); err != nil || got != want {
+			t.Errorf("%s: %v, want %v (%v)", hash, got, want, err)
+		}
+	}
+	put := func(hash string) {
+		t.Helper()
+		if err := c.PutToken(t.Context(), hash, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a")
+	put("b")
+	has("a", true)
+	has("c", false)
+	if err := c.DropTokens(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	has("a", false)
+	has("b", false)
+	put("c")
+	has("c", true)
+}

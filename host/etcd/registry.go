@@ -431,7 +431,17 @@ func (c *Client) PutToken(ctx context.Context, hash string, life time.Duration) 
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
-	_, err = c.transact(ctx, []clientv3.Cmp{c.ours()}, []clientv3.Op{clientv3.OpPut(root+"tokens/"+hash, "1", clientv3.WithLease(lease.ID))}, nil)
+	_, err = c.transact(ctx, []clientv3.Cmp{c.ours()}, []clientv3.Op{clientv3.OpPut(tokensKey+hash, "1", clientv3.WithLease(lease.ID))}, nil)
+	return err
+}
+
+const tokensKey = root + "tokens/"
+
+// DropTokens lets nobody join who knows a secret of before.
+func (c *Client) DropTokens(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := c.transact(ctx, []clientv3.Cmp{c.ours()}, []clientv3.Op{clientv3.OpDelete(tokensKey, clientv3.WithPrefix())}, nil)
 	return err
 }
 
@@ -439,7 +449,7 @@ func (c *Client) PutToken(ctx context.Context, hash string, life time.Duration) 
 func (c *Client) HasToken(ctx context.Context, hash string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	resp, err := c.transact(ctx, nil, []clientv3.Op{clientv3.OpGet(root + "tokens/" + hash)}, nil)
+	resp, err := c.transact(ctx, nil, []clientv3.Op{clientv3.OpGet(tokensKey + hash)}, nil)
 	if err != nil {
 		return false, err
 	}
