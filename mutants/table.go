@@ -116,4 +116,10 @@ var mutants = []mutant{
 		"	return os.Link(temp,", "	return os.Rename(temp,", "./host/claim", "TestArbiter", ""},
 	{"the arbiter tells the loser that it won", "host/claim/claim.go",
 		"	if cur.Epoch > want.Epoch || cur.Owner != want.Owner {", "	if cur.Epoch > want.Epoch {", "./host/claim", "TestArbiter", ""},
+
+	// What a replica that was broken into may do.
+	{"only one thread of a confined process is confined", "host/confine/confine_unsafe.go",
+		"unix.SECCOMP_FILTER_FLAG_TSYNC|unix.SECCOMP_FILTER_FLAG_LOG", "unix.SECCOMP_FILTER_FLAG_LOG", "./host/confine", "TestRefused|TestThreads", ""},
+	{"a confined process executes what it wrote", "host/confine/calls.go",
+		"[]check{has(2, unix.PROT_EXEC, 0)}},\n		// Signals", "nil},\n		// Signals", "./host/confine", "TestRefused", ""},
 }

@@ -46,6 +46,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case name == taps:
 		exit(plug())
+	case name == profiled:
+		exit(profile())
 	case deed == nil:
 		os.Exit(m.Run())
 	}
@@ -136,6 +138,28 @@ func TestTap(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+}
+
+// profiled is what a child does that needs memory for perf.
+const profiled = "makes code for perf"
+
+// TestPerf shows that translated code can be put where perf finds it by a process that
+// said so before it was confined.
+func TestPerf(t *testing.T) {
+	if out, err := child(t, profiled); err != nil {
+		t.Fatal(err, "\n", out)
+	}
+}
+
+func profile() error {
+	if err := confine.Process(confine.Needs{Perf: true}); err != nil {
+		return err
+	}
+	code, err := codemem.NewAnonymous(1 << 20)
+	if err != nil {
+		return err
+	}
+	return code.Close()
 }
 
 func plug() error {
@@ -281,11 +305,11 @@ var attempts = []struct {
 	}},
 	{"execve", unix.EPERM, call(unix.SYS_EXECVE)},
 	{"execveat", unix.EPERM, call(unix.SYS_EXECVEAT)},
-	{"a process", unix.EPERM, call(unix.SYS_CLONE, uintptr(unix.SIGCHLD))},
+	{"a process", unix.EPERM, call(unix.SYS_CLONE, unix.CLONE_SIGHAND)}, // which else is EINVAL, and makes none
 	{"clone3", unix.EPERM, call(unix.SYS_CLONE3)},
 	{"a user namespace", unix.EPERM, call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER)},
 	{"another namespace", unix.EPERM, call(unix.SYS_SETNS)},
-	{"ptrace", unix.EPERM, call(unix.SYS_PTRACE, unix.PTRACE_TRACEME)},
+	{"ptrace", unix.EPERM, call(unix.SYS_PTRACE, unix.PTRACE_ATTACH)}, // which else is ESRCH
 	{"the memory of its parent", unix.EPERM, call(unix.SYS_PROCESS_VM_READV, uintptr(os.Getppid()))},
 	{"a signal to its parent", unix.EPERM, call(unix.SYS_KILL, uintptr(os.Getppid()), 0)},
 	{"mount", unix.EPERM, call(unix.SYS_MOUNT)},
