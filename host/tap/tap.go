@@ -181,6 +181,8 @@ func explain(cfg Config, what string, err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
 		remedy = "load it with `modprobe tun`; in a container, let it have the device " + clonePath
+	case errors.Is(err, unix.EACCES) && what == "open "+clonePath:
+		remedy = "let every user open it, as udev does: `chmod 666 " + clonePath + "`; the kernel asks for CAP_NET_ADMIN behind that door"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		remedy = fmt.Sprintf("run as root or with CAP_NET_ADMIN, or let root make the device once: `ip tuntap add dev %s mode tap user $USER`", cfg.Name) + enslave(cfg)
 	case errors.Is(err, unix.EBUSY):
