@@ -432,7 +432,8 @@ func (m *Manifest) write(dir string) error {
 // scripts is the hash of what tandem itself puts into the guest.
 func scripts() string {
 	h := sha256.New()
-	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(sshService), []byte(networkScript), []byte(containerInit)} {
+	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(postgresService), []byte(postgresReady),
+		[]byte(sshService), []byte(networkScript), []byte(containerInit)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -119,7 +119,7 @@ func standard() []pkg {
 		file("./usr/lib/modules/6.1-riscv64/modules.builtin",
 			"kernel/drivers/virtio/virtio_mmio.ko\nkernel/fs/ext4/ext4.ko\nkernel/drivers/net/virtio_net.ko\nkernel/drivers/block/virtio_blk.ko\n")}
 	return []pkg{
-		{name: "base-files", fields: "Essential: yes\n", files: []tar.Header{dir("./"), dir("./etc/"), file("./usr/share/base-files/profile", "profile\n"), file("./usr/share/doc/base-files/README", "long"), file("./usr/share/doc/base-files/copyright", "free")}},
+		{name: "base-files", fields: "Essential: yes\n", files: []tar.Header{dir("./"), dir("./etc/"), file("./usr/share/base-files/profile", "profile\n"), dir("./var/run/"), dir("./var/lock/"), file("./usr/share/doc/base-files/README", "long"), file("./usr/share/doc/base-files/copyright", "free")}},
 		{name: "base-passwd", files: []tar.Header{
 			file("./usr/share/base-passwd/passwd.master", "root:*:0:0:root:/root:/bin/bash\n"),
 			file("./usr/share/base-passwd/group.master", "root:*:0:\nadm:*:4:\nshadow:*:42:\nusers:*:100:\n")}},
@@ -131,6 +131,7 @@ func standard() []pkg {
 		{name: "libc-bin"},
 		{name: "redis-tools", files: []tar.Header{file("./usr/bin/redis-server", "redis")}},
 		{name: "redis-server", fields: "Depends: redis-tools (= 1.0)\n"},
+		{name: "postgresql-common"},
 		{name: "linux-image-riscv64", fields: "Depends: linux-image-6.1-riscv64 (= 1.0)\n"},
 		{name: "linux-image-6.1-riscv64", files: modules},
 	}
@@ -249,6 +250,23 @@ func (a *testArchive) wantError(words ...string) {
 	}
 }
 
+// A package whose script would make a user and start a service gets both.
+func TestServices(t *testing.T) {
+	i := newArchive(t, standard()).mustBuild("redis-server", "postgresql-common")
+	fsck(t, i.Disk)
+	for _, c := range []struct{ command, want string }{
+		{"cat /etc/passwd", "redis:x:101:101::/var/lib/redis:/usr/sbin/nologin\npostgres:x:102:102::/var/lib/postgresql:/bin/sh\n"},
+		{"stat /var/lib/postgresql", "User:   102   Group:   102"},
+		{"cat /etc/tandem/services/postgresql", "initdb"},
+		{"stat /etc/tandem/services/postgresql", "Mode:  0755"},
+		{"cat /etc/tandem/ready/postgresql", ":1538 "},
+	} {
+		if out := debugfs(t, i.Disk, c.command); !strings.Contains(out, c.want) {
+			t.Errorf("%s: %q is missing from\n%s", c.command, c.want, out)
+		}
+	}
+}
+
 func debugfs(t *testing.T, disk, command string) string {
 	t.Helper()
 	for _, bin := range []string{"debugfs", "/usr/sbin/debugfs"} {
@@ -275,6 +293,8 @@ func TestBuild(t *testing.T) {
 	for _, c := range []struct{ command, want string }{
 		{"cat /usr/bin/cat", "cat"},
 		{"stat /bin", `Fast link dest: "usr/bin"`},
+		{"stat /var/run", `Fast link dest: "/run"`},
+		{"stat /var/lock", `Fast link dest: "/run/lock"`},
 		{"stat /usr/bin/dpkg2", "Links: 2"},
 		{"cat /etc/profile", "profile\n"},
 		{"cat /etc/passwd", "root:x:0:0:root:/root:/bin/sh\nredis:x:101:101::/var/lib/redis:/usr/sbin/nologin\n"},

@@ -31,6 +31,10 @@ var (
 	redisService string
 	//go:embed files/redis-ready
 	redisReady string
+	//go:embed files/postgresql
+	postgresService string
+	//go:embed files/postgresql-ready
+	postgresReady string
 	//go:embed files/ssh
 	sshService string
 )
@@ -54,6 +58,9 @@ var excluded = []struct {
 // merged are the directories that Debian 13 keeps in /usr only.
 var merged = []string{"bin", "sbin", "lib"}
 
+// moved are directories that base-files ships, and its script replaces by links.
+var moved = []struct{ from, to string }{{"var/run", "/run"}, {"var/lock", "/run/lock"}}
+
 // copies are files that a package's script would put in place from a master.
 var copies = []struct{ from, to string }{
 	{"/usr/share/base-files/profile", "/etc/profile"},
@@ -68,18 +75,20 @@ var links = []struct{ needs, name, target string }{
 	{"/usr/bin/mawk", "/etc/alternatives/awk", "/usr/bin/mawk"},
 	{"/usr/bin/mawk", "/usr/bin/awk", "/etc/alternatives/awk"},
 	{"/etc/dpkg/origins/debian", "/etc/dpkg/origins/default", "debian"},
-	{"/run", "/var/run", "/run"},
-	{"/run", "/var/lock", "/run/lock"},
 }
 
-// accounts are users that a package's script would make, with their directories.
+// accounts are users that a package's script would make, with their directories, of
+// which the first is their home.
 var accounts = []struct {
-	pkg, user string
-	dirs      []ownedDir
+	pkg, user, shell string
+	dirs             []ownedDir
 }{
-	{"redis-tools", "redis", []ownedDir{{"/var/log/redis", 0o2750, "adm"}, {"/var/lib/redis", 0o750, "redis"}, {"/etc/redis", 0o2770, "redis"}}},
-	{"valkey-tools", "valkey", []ownedDir{{"/var/log/valkey", 0o2750, "adm"}, {"/var/lib/valkey", 0o750, "valkey"}, {"/etc/valkey", 0o2770, "valkey"}}},
+	{"redis-tools", "redis", noLogin, []ownedDir{{"/var/lib/redis", 0o750, "redis"}, {"/var/log/redis", 0o2750, "adm"}, {"/etc/redis", 0o2770, "redis"}}},
+	{"valkey-tools", "valkey", noLogin, []ownedDir{{"/var/lib/valkey", 0o750, "valkey"}, {"/var/log/valkey", 0o2750, "adm"}, {"/etc/valkey", 0o2770, "valkey"}}},
+	{"postgresql-common", "postgres", "/bin/sh", []ownedDir{{"/var/lib/postgresql", 0o755, "postgres"}, {"/var/log/postgresql", 0o2775, "postgres"}}},
 }
+
+const noLogin = "/usr/sbin/nologin"
 
 type ownedDir struct {
 	name  string
@@ -95,6 +104,7 @@ var services = []struct {
 }{
 	{"redis-server", "redis", &redisService, &redisReady},
 	{"valkey-server", "valkey", &redisService, &redisReady},
+	{"postgresql-common", "postgresql", &postgresService, &postgresReady},
 	{sshServer, "ssh", &sshService, nil},
 }
 
@@ -122,6 +132,10 @@ func newRootfs(fs *ext4.FS, docs bool, now time.Time) *rootfs {
 	for _, d := range merged {
 		r.dir("/usr/"+d, 0o755)
 		r.link("/"+d, "usr/"+d)
+	}
+	for _, d := range moved {
+		r.dir(d.to, 0o755)
+		r.link("/"+d.from, d.to)
 	}
 	return r
 }
@@ -193,6 +207,11 @@ func isExcluded(name string) bool {
 func (r *rootfs) entry(e deb.Entry, body io.Reader) error {
 	if e.Typeflag == tar.TypeSymlink && slices.Contains(merged, e.Name) && e.Linkname == "usr/"+e.Name {
 		return nil // is there
+	}
+	for _, d := range moved {
+		if e.Typeflag == tar.TypeDir && e.Name == d.from {
+			return nil
+		}
 	}
 	return r.plain(e, body)
 }
@@ -301,7 +320,7 @@ func (r *rootfs) users(o *Options) {
 			continue
 		}
 		uid := freeID(passwd, group)
-		passwd += fmt.Sprintf("%s:*:%d:%d::/var/lib/%s:/usr/sbin/nologin\n", a.user, uid, uid, a.user)
+		passwd += fmt.Sprintf("%s:*:%d:%d::%s:%s\n", a.user, uid, uid, a.dirs[0].name, a.shell)
 		group += fmt.Sprintf("%s:*:%d:\n", a.user, uid)
 		for _, d := range a.dirs {
 			at := r.attr(d.mode)
