@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster suspicion slow-backup sim fuzz mutants model bench netbench tools packages reproducible
+.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster chaos-postgres chaos-fio suspicion slow-backup sim fuzz mutants model bench netbench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -52,7 +52,7 @@ e2e: build ## the whole system on this machine: a real kernel, a real socket, a 
 
 N ?= 100
 chaos: build ## kill a replica at N random moments of a load
-	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaos ./e2e/
+	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run 'TestChaos$$' ./e2e/
 
 # Clusters in a simulated world: one seed with its story, SEEDS seeds from one on, or as
 # many as make HOURS simulated hours. The garbage collector may take its time.
@@ -84,6 +84,14 @@ model: tools ## check the model of the protocol, ft/golive.pml
 
 chaos-cluster: build ## lose a host of three, N times, under a client's load; as root
 	TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(GO) test -tags e2e -timeout 24h -v -run TestChaosCluster ./e2e/
+
+# SEED=n repeats the moments of the kills, TANDEM_KEEP=DIR keeps all files of a failure.
+SIEGE = TANDEM=$(CURDIR)/$(BIN) TANDEM_CHAOS=$(N) $(if $(filter command line,$(origin SEED)),TANDEM_SEED=$(SEED)) $(GO) test -tags e2e -timeout 24h -v
+chaos-postgres: build ## kill the primary N times under PostgreSQL: no acknowledged commit is lost
+	$(SIEGE) -run TestChaosPostgres ./e2e/
+
+chaos-fio: build ## kill the primary N times under fio with verify=crc32c: no mismatch
+	$(SIEGE) -run TestChaosFio ./e2e/
 
 MINUTES ?= 10
 suspicion: build ## stop replicas for up to 200 ms again and again on busy cores, for MINUTES; as root
