@@ -4,7 +4,7 @@ GO ?= go
 export CGO_ENABLED = 0
 BIN = bin/tandem
 
-.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster chaos-postgres chaos-fio suspicion slow-backup sim fuzz mutants model bench netbench tools packages reproducible
+.PHONY: build demo test check audit unit arm64 e2e chaos chaos-cluster chaos-postgres chaos-fio suspicion slow-backup sim fuzz mutants model bench bench-ft netbench tools packages reproducible
 
 # What the program says of its source. A source without git says nothing.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -103,6 +103,9 @@ slow-backup: build ## slow a backup by a control group: the lag, the CPU share a
 bench: TOOLS = gcc libc6-dev gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc
 bench: tools build ## time the benchmark programs here, in tandem and in QEMU; flags in BENCH
 	$(GO) run ./bench --tandem $(CURDIR)/$(BIN) $(BENCH)
+
+bench-ft: build ## what a backup costs, beside the table of the paper; flags in FT
+	$(GO) run ./bench/ft --tandem $(CURDIR)/$(BIN) $(FT)
 
 netbench: TOOLS = iperf3 iputils-ping e2fsprogs
 netbench: tools build ## iperf3 and pings with and without a backup, as root; flags in NETBENCH
