@@ -66,6 +66,7 @@ func openBank(ctx context.Context, addr string, tellers int) (*bank, error) {
 		}
 		b.tellers = append(b.tellers, w)
 	}
+	b.start(tellers)
 	for _, w := range b.tellers {
 		b.group.Go(func() { b.work(ctx, w) })
 	}
@@ -101,7 +102,7 @@ func (b *bank) work(ctx context.Context, w *teller) {
 			return
 		}
 		w.next++
-		b.add()
+		b.add(w.id)
 	}
 }
 
@@ -206,7 +207,7 @@ func TestChaosPostgres(t *testing.T) {
 	}
 	s.load = b
 	s.run(rounds(2))
-	t.Logf("%d acknowledged commits of %d clients, all there, once, on %d connections", b.done(), tellers, tellers)
+	t.Logf("%d acknowledged commits of %d clients, all there, once, on %d connections", sum(b.done()), tellers, tellers)
 }
 
 var fioGuest = stage.Recipe{Name: "fio", Packages: []string{"fio"}, Size: 1 << 30, Prepare: `
@@ -246,12 +247,13 @@ const fioPasses = `while [ ! -e /run/enough ]; do fio --terse-version=3 --minima
 
 func startFio(ctx context.Context, sh *stage.Shell) *fioLoad {
 	f := &fioLoad{sh: sh, ended: make(chan struct{})}
+	f.start(1)
 	go func() {
 		defer close(f.ended)
 		var said []string
 		err := sh.Lines(ctx, fioPasses, func(line string) {
 			if line == "pass" {
-				f.add()
+				f.add(0)
 			} else {
 				said = append(said, line)
 			}
@@ -291,5 +293,5 @@ func TestChaosFio(t *testing.T) {
 	f := startFio(t.Context(), sh)
 	s.load = f
 	s.run(rounds(2))
-	t.Logf("%d passes of fio, no mismatch, in one ssh session", f.done())
+	t.Logf("%d passes of fio, no mismatch, in one ssh session", sum(f.done()))
 }

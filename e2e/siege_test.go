@@ -24,9 +24,10 @@ import (
 type load interface {
 	// failed returns why the load has ended, if it has.
 	failed() error
-	// done returns how many pieces of work were acknowledged.
-	done() int
-	// wait returns the longest wait between two of them since it was last called.
+	// done returns how many pieces of work were acknowledged, to each worker.
+	done() []int
+	// wait returns the longest wait of a worker between two of them since it was last
+	// called, the present one included.
 	wait() time.Duration
 	// end stops the load and checks all that was acknowledged.
 	end(ctx context.Context, sh *stage.Shell) error
@@ -46,7 +47,7 @@ type siege struct {
 	backups   int         // killed while they were made
 	needless  []string    // copies that ended without being killed, and why
 	live      spread      // from a kill to the backup's being live
-	dead      spread      // longest wait of the load, around a kill
+	dead      spread      // longest wait of a worker, around a kill
 	cloned    spread      // and while a new backup was made
 	again     spread      // until the pair was protected again
 }
@@ -163,7 +164,14 @@ func (si *siege) round(n int) {
 	live := si.liveAt().Sub(killed)
 	si.live = append(si.live, live)
 	done := si.load.done()
-	si.await("the load goes on", func() bool { return si.load.done() > done+1 }) // one may have been on its way
+	si.await("all of the load goes on", func() bool {
+		for i, d := range si.load.done() {
+			if d < done[i]+2 { // one may have been on its way
+				return false
+			}
+		}
+		return true
+	})
 	wait := si.load.wait()
 	si.dead = append(si.dead, wait)
 	si.backup()
@@ -178,7 +186,7 @@ func (si *siege) round(n int) {
 	clone := si.load.wait()
 	si.cloned, si.again = append(si.cloned, clone), append(si.again, again)
 	si.t.Logf("round %d: epoch %d live after %v; the load waited %v, then %v while it was cloned; protected after %v; %d done", n, si.epoch, live.Round(time.Millisecond),
-		wait.Round(time.Millisecond), clone.Round(time.Millisecond), again.Round(10*time.Millisecond), si.load.done())
+		wait.Round(time.Millisecond), clone.Round(time.Millisecond), again.Round(10*time.Millisecond), sum(si.load.done()))
 }
 
 // liveAt is when the primary went live, by its own word.
@@ -234,8 +242,8 @@ func (si *siege) checkDisk(sh *stage.Shell) {
 func (si *siege) report() {
 	si.t.Logf("%d primaries and %d unfinished backups killed, %d ended by themselves", si.primaries, si.backups, len(si.needless))
 	si.t.Logf("from the kill to live: %v", si.live)
-	si.t.Logf("longest wait of the load around a kill: %v", si.dead)
-	si.t.Logf("longest wait of the load while a backup was made: %v", si.cloned)
+	si.t.Logf("longest wait of a worker around a kill: %v", si.dead)
+	si.t.Logf("longest wait of a worker while a backup was made: %v", si.cloned)
 	si.t.Logf("from the kill to protected again: %v", si.again)
 }
 
@@ -246,23 +254,30 @@ func rounds(usual int) int {
 	return usual
 }
 
-// meter counts what is done, and the waits between.
+// meter counts what each worker of a load has done, and the waits between.
 type meter struct {
-	mu     sync.Mutex
-	count  int
-	last   time.Time
-	widest time.Duration
-	err    error
+	mu      sync.Mutex
+	workers []worker
+	widest  time.Duration
+	err     error
 }
 
-func (m *meter) add() {
+type worker struct {
+	done int
+	last time.Time
+}
+
+// start is called before a worker works.
+func (m *meter) start(workers int) { m.workers = make([]worker, workers) }
+
+func (m *meter) add(i int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
-	if !m.last.IsZero() {
-		m.widest = max(m.widest, now.Sub(m.last))
+	w, now := &m.workers[i], time.Now()
+	if w.done > 0 {
+		m.widest = max(m.widest, now.Sub(w.last))
 	}
-	m.count, m.last = m.count+1, now
+	w.done, w.last = w.done+1, now
 }
 
 func (m *meter) fail(err error) {
@@ -279,21 +294,32 @@ func (m *meter) failed() error {
 	return m.err
 }
 
-// done is how many pieces were acknowledged.
-func (m *meter) done() int {
+func (m *meter) done() (all []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.count
+	for _, w := range m.workers {
+		all = append(all, w.done)
+	}
+	return all
 }
 
-// wait is the longest one since it was last called, the present one included.
 func (m *meter) wait() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w := m.widest
-	if !m.last.IsZero() {
-		w = max(w, time.Since(m.last))
+	longest := m.widest
+	for _, w := range m.workers {
+		if w.done > 0 {
+			longest = max(longest, time.Since(w.last))
+		}
 	}
 	m.widest = 0
-	return w
+	return longest
+}
+
+// sum is what all workers have done.
+func sum(done []int) (n int) {
+	for _, d := range done {
+		n += d
+	}
+	return n
 }
