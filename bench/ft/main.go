@@ -257,6 +257,14 @@ func (w *world) sample() (s sample, lag float64, err error) {
 
 // load runs one load, on the second VM too.
 func (w *world) load(ctx context.Context, l load) (r reading, err error) {
+	for _, sh := range []*stage.Shell{w.shell, w.beside} {
+		if sh == nil || l.warm == "" {
+			continue
+		}
+		if out, err := sh.Run(ctx, l.warm); err != nil {
+			return r, fmt.Errorf("%w:\n%s", err, out)
+		}
+	}
 	if w.beside != nil {
 		other := make(chan error, 1)
 		go func() {
