@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"tandem/api"
 	"tandem/host/control"
 	"tandem/host/etcd"
 )
@@ -50,20 +51,13 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return c.unreached(err)
 	}
 	defer resp.Body.Close()
-	b := io.LimitReader(resp.Body, 64<<20)
 	if resp.StatusCode != http.StatusOK {
-		var e struct {
-			Error string `json:"error"`
-		}
-		if json.NewDecoder(b).Decode(&e) != nil || e.Error == "" {
-			e.Error = resp.Status
-		}
-		return failure{resp.StatusCode, errors.New(e.Error)}
+		return api.Problem(resp)
 	}
 	if out == nil {
 		return nil
 	}
-	return json.NewDecoder(b).Decode(out)
+	return json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(out)
 }
 
 // unreached says why the daemon can't be asked.
@@ -108,6 +102,21 @@ func (c *Client) Token(ctx context.Context) (string, error) {
 // WithdrawTokens makes all tokens worthless.
 func (c *Client) WithdrawTokens(ctx context.Context) error {
 	return c.call(ctx, "DELETE", "/cluster/token", nil, nil)
+}
+
+// CreateToken makes a token of the API.
+func (c *Client) CreateToken(ctx context.Context, q TokenRequest) (t MadeToken, err error) {
+	return t, c.call(ctx, "POST", "/tokens", q, &t)
+}
+
+// Tokens lists the tokens of the API.
+func (c *Client) Tokens(ctx context.Context) (list []api.Token, err error) {
+	return list, c.call(ctx, "GET", "/tokens", nil, &list)
+}
+
+// RevokeToken ends a token of the API.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.call(ctx, "DELETE", "/tokens/"+url.PathEscape(id), nil, nil)
 }
 
 // Confirm accepts an etcd that had been wiped or restored.
