@@ -19,6 +19,7 @@ import (
 	"tandem/host/certs"
 	"tandem/host/etcd"
 	"tandem/host/nbd"
+	"tandem/web"
 )
 
 // Socket is the name of the API's socket in the run folder. Who may open it may do
@@ -130,7 +131,7 @@ func (n *Node) routes() []api.Route {
 // serveAPI opens the socket, in place of one that a daemon before us left, and the
 // address for others, if one was given.
 func (n *Node) serveAPI(ctx context.Context) (end func(), err error) {
-	s := api.New(n.routes(), http.NotFoundHandler(), n.findToken, n.noteChange)
+	s := api.New(n.routes(), web.Handler(), n.findToken, n.noteChange)
 	path := filepath.Join(n.opt.Run, Socket)
 	os.Remove(path)
 	ln, err := net.Listen("unix", path)
