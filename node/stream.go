@@ -99,8 +99,8 @@ func (n *Node) sample(now time.Time) {
 			s.add(n.set.Name, vm, p.status, now)
 		}
 	}
-	for vm := range n.series {
-		if n.procs[vm] == nil {
+	for vm, s := range n.series { // of a copy that has ended, too, until they are old
+		if now.Sub(s.at) > keptSamples*sampleEvery {
 			delete(n.series, vm)
 		}
 	}
