@@ -349,6 +349,24 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// A reader that takes nothing is cut off.
+func TestStuckReader(t *testing.T) {
+	f := newFixture(t, 10)
+	f.hub.stuck = 50 * time.Millisecond
+	token, _ := f.token(View, 0)
+	l := f.stream(t, token, "")
+	if got := l.next(); got != "reset {}" {
+		t.Fatal(got)
+	}
+	large := strings.Repeat("x", 4<<20) // more than the kernel's buffers take
+	for end := time.Now().Add(20 * time.Second); f.hub.Readers() > 0; time.Sleep(5 * time.Millisecond) {
+		f.hub.Publish("n", large)
+		if time.Now().After(end) {
+			t.Fatal("it is still written to")
+		}
+	}
+}
+
 // A WebSocket carries bytes both ways, for our own page only.
 func TestSocket(t *testing.T) {
 	f := newFixture(t, 10)

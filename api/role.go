@@ -154,7 +154,6 @@ func (s *Server) Remote() http.Handler {
 			Tell(w, err)
 			return
 		}
-		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		s.serve(w, r, g)
 	})
 }

@@ -22,8 +22,9 @@ import (
 // A tick is worth its newest value only: it has no number, and one that comes before the
 // last was read replaces it.
 type Hub struct {
-	boot string
-	keep int
+	boot  string
+	keep  int
+	stuck time.Duration // that a reader may take for what is written to it
 
 	mu      sync.Mutex
 	ring    []message
@@ -42,13 +43,13 @@ type message struct {
 const (
 	maxReaders = 128
 	aliveEvery = 10 * time.Second // a comment, if there is nothing else to say
-	stuckTime  = 10 * time.Second // that a reader may take for what is written to it
-	retryTime  = 2 * time.Second  // after which a browser tries again
+	stuckTime  = 10 * time.Second
+	retryTime  = time.Second // after which a browser tries again
 )
 
 // NewHub returns a Hub that keeps some messages.
 func NewHub(keep int) *Hub {
-	return &Hub{boot: strings.ToLower(rand.Text()[:12]), keep: keep, next: 1, changed: make(chan struct{})}
+	return &Hub{boot: strings.ToLower(rand.Text()[:12]), keep: keep, stuck: stuckTime, next: 1, changed: make(chan struct{})}
 }
 
 // Publish tells everybody, in order.
@@ -166,7 +167,7 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request) {
 	for {
 		news, more := h.take(&place)
 		if text = append(text, news...); len(text) > 0 {
-			c.SetWriteDeadline(time.Now().Add(stuckTime))
+			c.SetWriteDeadline(time.Now().Add(h.stuck))
 			if _, err := w.Write(text); err != nil || c.Flush() != nil {
 				return
 			}

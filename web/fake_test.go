@@ -49,7 +49,9 @@ func newFake(t *testing.T) *fake {
 		k, ok := f.known[id]
 		return k, ok
 	}, nil)
-	f.srv = httptest.NewTLSServer(s.Remote())
+	f.srv = httptest.NewUnstartedServer(s.Remote())
+	f.srv.EnableHTTP2 = true
+	f.srv.StartTLS()
 	stop := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {

@@ -5,7 +5,7 @@
 import { h, svg, put, clock } from "./dom.js";
 
 const span = 300; // seconds
-const W = 480, H = 150, left = 74, bottom = 18, top = 10;
+const W = 480, H = 160, left = 74, bottom = 18, top = 20;
 
 // nice rounds a bound up to 1, 2 or 5 times a power of ten.
 function nice(x) {
@@ -35,7 +35,7 @@ function runs(list) {
 export function plot({ title, field, format, least, most, scale = 1 }) {
   const value = h("output", { class: "value" }, "–");
   const body = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", preserveAspectRatio: "none" });
-  const note = svg("text", { class: "readout", x: W - 4, y: top + 4, "text-anchor": "end" });
+  const note = svg("text", { class: "readout", x: W - 4, y: 12, "text-anchor": "end" });
   const hair = svg("line", { class: "hair", y1: top, y2: H - bottom, visibility: "hidden" });
   const figure = h("figure", { class: "plot " + field }, h("figcaption", {}, h("span", {}, title), value), body);
   let drawn = [], x = () => 0;
@@ -75,7 +75,7 @@ export function plot({ title, field, format, least, most, scale = 1 }) {
     });
     const marks = parts.slice(1).filter((p, i) => p[0][1].epoch !== parts[i][0][1].epoch).map((p) => [
       svg("line", { class: "mark", x1: x(p[0][0]), x2: x(p[0][0]), y1: top, y2: H - bottom }),
-      svg("text", { class: "mark", x: x(p[0][0]) + 4, y: H - bottom - 6 }, "epoch " + p[0][1].epoch),
+      svg("text", { class: "mark", x: Math.min(x(p[0][0]) + 4, W - 4), y: 12, "text-anchor": x(p[0][0]) > W - 60 ? "end" : "start" }, "epoch " + p[0][1].epoch),
     ]);
     put(body, lines, times, paths, marks, hair, note);
     const last = drawn[drawn.length - 1];

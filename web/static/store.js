@@ -53,7 +53,7 @@ export async function enter() {
     state.me = await ask("GET", "/session");
   } catch (e) {
     if (e.status !== 401) throw e;
-    state.me = null;
+    leave();
     return false;
   }
   follow();
@@ -93,9 +93,10 @@ function follow() {
   const s = (stream = new EventSource("/v1/stream"));
   s.onopen = () => link("live");
   s.onerror = () => {
+    if (s !== stream) return;
     link("lost");
-    if (s.readyState !== EventSource.CLOSED || s !== stream) return; // it tries again by itself
-    setTimeout(() => s === stream && enter().then((in_) => in_ || changed("me")).catch(() => s.onerror()), 3000);
+    if (s.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    enter().catch(() => setTimeout(s.onerror, 3000));
   };
   s.addEventListener("reset", () => reload(s));
   for (const kind of ["info", "node", "vm", "gone", "event", "tick"]) {
