@@ -49,6 +49,7 @@ var examples = map[string]string{
 	"tandem start":      "  tandem start web",
 	"tandem stop":       "  tandem stop web",
 	"tandem delete":     "  tandem delete web",
+	"tandem top":        "  tandem top\n  tandem top --once",
 	"tandem list":       "  tandem list\n  tandem list --format json",
 	"tandem info":       "  tandem info web",
 	"tandem events":     "  tandem events web",
@@ -87,7 +88,7 @@ var groups = []struct {
 	commands []string
 }{
 	{"To begin with:", []string{"demo", "doctor", "image", "run", "replay"}},
-	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "list", "info", "console", "events", "migrate", "ft"}},
+	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "list", "top", "info", "console", "events", "migrate", "ft"}},
 	{"Hosts:", []string{"cluster", "nodes", "node", "witness"}},
 	{"Shared storage and network:", []string{"store", "switch"}},
 }

@@ -3,7 +3,9 @@
 package node
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"tandem/api"
@@ -181,6 +184,44 @@ func (c *Client) Console(ctx context.Context, name string, recent bool) (net.Con
 		query = "?recent=no"
 	}
 	return control.Upgrade(conn, "/v1/vms/"+url.PathEscape(name)+"/console"+query)
+}
+
+// maxMessage bounds a message of the stream, in bytes.
+const maxMessage = 4 << 20
+
+// Stream calls f with what happens, as the stream tells it, until ctx ends, f fails or
+// the daemon does. It begins with a reset.
+func (c *Client) Stream(ctx context.Context, f func(kind string, data []byte) error) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://node/v1/stream", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreached(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return api.Problem(resp)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxMessage)
+	for kind := ""; lines.Scan(); {
+		switch name, value, _ := strings.Cut(lines.Text(), ": "); name {
+		case "event":
+			kind = value
+		case "data":
+			if err := f(kind, []byte(value)); err != nil {
+				return err
+			}
+		}
+	}
+	return cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
+}
+
+// Samples are how a VM did in the last minutes, the oldest first.
+func (c *Client) Samples(ctx context.Context, name string) (list []Sample, err error) {
+	return list, c.call(ctx, "GET", "/vms/"+url.PathEscape(name)+"/samples", nil, &list)
 }
 
 // Delete ends a VM and removes its record; its disks stay.
