@@ -65,7 +65,7 @@ type Server struct {
 }
 
 // New returns a Server of routes, and of pages for all that is no route. Find looks up a
-// token; note is told of what is asked for from afar, reading apart.
+// token; note is told of changes that are asked for from afar.
 func New(routes []Route, pages http.Handler, find func(id string) (Token, bool), note func(Grant, *http.Request)) *Server {
 	s := &Server{mux: http.NewServeMux(), guard: http.NewCrossOriginProtection(), find: find, note: note}
 	s.routes = append([]Route{
@@ -75,7 +75,7 @@ func New(routes []Route, pages http.Handler, find func(id string) (Token, bool),
 		{Pattern: "DELETE /v1/session", Serve: deleteSession},
 	}, routes...)
 	for _, r := range s.routes {
-		s.mux.HandleFunc(r.Pattern, r.handler())
+		s.mux.HandleFunc(r.Pattern, s.handler(r))
 	}
 	s.mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
 		Tell(w, Failf(http.StatusNotFound, "there is no %s %s: /v1/openapi.yaml lists what there is", r.Method, r.URL.Path))
@@ -87,7 +87,7 @@ func New(routes []Route, pages http.Handler, find func(id string) (Token, bool),
 // Routes are all that New was given, and the server's own.
 func (s *Server) Routes() []Route { return s.routes }
 
-func (r Route) handler() http.HandlerFunc {
+func (s *Server) handler(r Route) http.HandlerFunc {
 	do := r.Serve
 	if do == nil {
 		do = Answer(r.Do)
@@ -98,6 +98,9 @@ func (r Route) handler() http.HandlerFunc {
 		if err := Need(q, r.Role); err != nil {
 			Tell(w, err)
 			return
+		}
+		if g := Who(q); s.note != nil && r.Role > Public && g.By != BySocket && q.Method != http.MethodGet {
+			s.note(g, q)
 		}
 		do(w, q)
 	}

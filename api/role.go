@@ -163,9 +163,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, g Grant) {
 		Tell(w, Failf(http.StatusForbidden, "a page of another site may not ask for this (%w)", err))
 		return
 	}
-	if s.note != nil && g.By != BySocket && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		s.note(g, r)
-	}
 	s.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), grantKey{}, g)))
 }
 

@@ -3,6 +3,7 @@
 package web
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -188,6 +189,66 @@ func TestDashboard(t *testing.T) {
 			t.Errorf("the page's console: %s", line)
 		}
 	}
+}
+
+// The terminal does what programs on a Linux console ask of one: what is sent, and the
+// lines that are seen then, with what it answers.
+func TestScreen(t *testing.T) {
+	srv := httptest.NewServer(Handler())
+	defer srv.Close()
+	b := newBrowser(t)
+	b.ask("Page.navigate", object{"url": srv.URL + "/"}, nil)
+	b.until("document.readyState == 'complete'")
+	lines := func(from, to int) string {
+		var s string
+		for i := from; i <= to; i++ {
+			s += fmt.Sprintf("%d\r\n", i)
+		}
+		return s
+	}
+	for _, c := range []struct{ in, want string }{
+		{"hello\r\nworld", "hello|world"},
+		{"abc\bX\r\n\tY", "abX|        Y"},
+		{"abcdef\x1b[3D\x1b[K", "abc"},
+		{"abcdef\r\x1b[2P", "cdef"},
+		{"abcdef\r\x1b[2@", "  abcdef"},
+		{"abc\x1b[1;31mred\x1b[0m \x1b[38;5;1mx\x1b[38;2;1;2;3my", "abcred xy"},
+		{"one\r\ntwo\r\nthree\x1b[2;1H\x1b[L", "one||two|three"},
+		{"one\r\ntwo\r\nthree\x1b[1;1H\x1b[M", "two|three"},
+		{"one\r\ntwo\x1b[2J\x1b[HX", "X"},
+		{"a\x1b7bcd\x1b8X", "aXcd"},
+		{"shell\x1b[?1049h\x1b[Heditor\x1b[?1049l!", "shell!"},
+		{"\x1b]0;C:\\x\x07a\x1b]0;title\x1b\\b", "ab"},
+		{"\x1b(Ba\x1b[?2004hb\x1b[>cc", "abc"},
+		{"x\x1b[6n\x1b[c", "x>\x1b[1;2R\x1b[?1;2c"},
+		{strings.Repeat("w", 81), strings.Repeat("w", 80) + "|w"},
+		{strings.Repeat("w", 80) + "\r\nx", strings.Repeat("w", 80) + "|x"},
+		{"\x1b[2;4r\x1b[4;1Ha\nb\n\x1b[r", "|a| b"},
+		{"\xc3\xa9\xe2\x82\xac\xff\x00.", "é€\ufffd."},
+		{"\x1b[999;999Hq\x1b[99999999999999999999C\x1b[;;;;;m", strings.Repeat("|", 23) + strings.Repeat(" ", 79) + "q"},
+		{lines(1, 30), "1|2|3|4|5|6|7|8|9|10|11|12|13|14|15|16|17|18|19|20|21|22|23|24|25|26|27|28|29|30"},
+	} {
+		got := b.eval(fmt.Sprintf(`import("/screen.js").then(({Screen}) => {
+			const e = document.createElement("div"), said = [];
+			const s = new Screen(e, (t) => said.push(t));
+			s.write(Uint8Array.from(%s, (c) => c.charCodeAt(0)));
+			s.draw();
+			return [...e.children].flatMap((p) => [...p.children]).map((l) => l.textContent.replace(/\u200b/, "").trimEnd()).join("|").replace(/\|+$/, "") + (said.length ? ">" + said.join("") : "");
+		})`, latin(c.in)))
+		if got != c.want {
+			t.Errorf("%q:\n got %q\nwant %q", c.in, got, c.want)
+		}
+	}
+}
+
+// latin is a string of JavaScript whose characters are the bytes of s.
+func latin(s string) string {
+	out := make([]rune, len(s))
+	for i := range len(s) {
+		out[i] = rune(s[i])
+	}
+	b, _ := json.Marshal(string(out))
+	return string(b)
 }
 
 // did is what was asked for.

@@ -70,7 +70,8 @@ export class Screen {
   }
 
   string(c) { // ends with BEL, or with ESC \
-    if (c === "\x07" || c === "\\") this.step = this.ground;
+    if (c === "\x07") this.step = this.ground;
+    if (c === "\x1b") this.step = () => (this.step = this.ground);
   }
 
   control(c) {
