@@ -77,7 +77,7 @@ func (g Grant) String() string {
 }
 
 // holdEvery is how often what lasts looks whether its Grant still holds.
-const holdEvery = 2 * time.Second
+const holdEvery = time.Second
 
 // While returns a context that ends when who asks may not any more.
 func While(r *http.Request) (context.Context, context.CancelFunc) {

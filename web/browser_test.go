@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -172,9 +173,16 @@ func (b *browser) until(expression string) {
 	b.t.Helper()
 	for end := time.Now().Add(patience); b.eval(expression) != true; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.t.Fatalf("never: %s\nit says %v\nthe page: %v\nits console: %q", expression, b.eval(expression), b.eval("document.body.innerText"), b.log)
+			b.t.Fatalf("never: %s\nit says %v\nthe page: %v\nits console: %q", expression, b.eval(expression), b.eval("document.body.innerText"), b.said())
 		}
 	}
+}
+
+// said is what the page's console says.
+func (b *browser) said() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.log)
 }
 
 func (b *browser) click(selector string) {

@@ -85,12 +85,28 @@ func TestFiles(t *testing.T) {
 	})
 }
 
-// What people do in a browser: a wrong token and a right one, the cluster, a VM with its
+// In a browser the dashboard does what people do there, and its terminal what programs
+// on a Linux console ask of one.
+func TestBrowser(t *testing.T) {
+	b := newBrowser(t)
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *browser)
+	}{{"dashboard", dashboard}, {"screen", screen}} {
+		t.Run(part.name, func(t *testing.T) {
+			b.t = t
+			part.run(t, b)
+			b.ask("Page.navigate", object{"url": "about:blank"}, nil) // or it would hold its connections
+		})
+	}
+}
+
+// dashboard is what people do in a browser: a wrong token and a right one, the cluster, a VM with its
 // copies, numbers and failovers, something that hurts and is asked for twice, the console,
 // news that come by themselves, keys, and the way out. No policy is violated and nothing
 // of a name becomes markup.
-func TestDashboard(t *testing.T) {
-	f, b := newFake(t), newBrowser(t)
+func dashboard(t *testing.T, b *browser) {
+	f := newFake(t)
 	b.size(1180, 900, "light")
 	b.ask("Page.navigate", object{"url": f.srv.URL + "/"}, nil)
 	logIn := func(token string) {
@@ -184,19 +200,18 @@ func TestDashboard(t *testing.T) {
 	f.hub.Publish("event", object{"vm": "web"}) // whoever reads is looked at soon; a request finds out at once
 	b.eval("fetch('/v1/vms')")
 	b.until("!!document.querySelector('#token')")
-	for _, line := range b.log {
+	for _, line := range b.said() {
 		if !strings.Contains(line, "401") && !strings.HasPrefix(line, "verbose") { // Chromium tells of each answer, and gives advice
 			t.Errorf("the page's console: %s", line)
 		}
 	}
 }
 
-// The terminal does what programs on a Linux console ask of one: what is sent, and the
-// lines that are seen then, with what it answers.
-func TestScreen(t *testing.T) {
+// screen sends what programs do, and looks at the lines that are seen then, with what the
+// terminal answers.
+func screen(t *testing.T, b *browser) {
 	srv := httptest.NewServer(Handler())
 	defer srv.Close()
-	b := newBrowser(t)
 	b.ask("Page.navigate", object{"url": srv.URL + "/"}, nil)
 	b.until("document.readyState == 'complete'")
 	lines := func(from, to int) string {
