@@ -279,6 +279,32 @@ func TestRemote(t *testing.T) {
 			}
 		}
 	}
+	heard := map[string]bool{}
+	stream, enough := context.WithTimeout(ctx, 30*time.Second)
+	defer enough()
+	c.Stream(stream, func(kind string, data []byte) error {
+		heard[kind] = true
+		if kind == "reset" {
+			q := CreateRequest{Name: "vm", Spec: etcd.Spec{Kernel: "/Image", CPUs: 1, Memory: 1 << 28}}
+			if err := c.Create(ctx, q); err != nil {
+				t.Error(err)
+			}
+		}
+		if kind == "vm" && !heard["gone"] {
+			if err := c.Delete(ctx, "vm"); err != nil {
+				t.Error(err)
+			}
+		}
+		if heard["event"] && heard["vm"] && heard["gone"] && heard["tick"] {
+			enough()
+		}
+		return nil
+	})
+	for _, kind := range []string{"reset", "event", "vm", "gone", "tick"} {
+		if !heard[kind] {
+			t.Errorf("the stream does not tell of a VM that comes and goes by %s", kind)
+		}
+	}
 	for _, q := range []TokenRequest{{}, {Role: api.View, Name: "a b"}, {Role: api.View, Seconds: -1}, {Role: api.View, Seconds: 1 << 60}} {
 		if _, err := c.CreateToken(ctx, q); err == nil {
 			t.Errorf("%+v is taken", q)

@@ -2,10 +2,11 @@
 // A VM's console in the page. When another copy becomes the VM it is joined again there.
 
 import { h } from "./dom.js";
-import { vmPath } from "./store.js";
+import { state, vmPath } from "./store.js";
 import { Screen, bytesOf } from "./screen.js";
 
-const again = 700; // ms between two tries
+const again = 700, later = 3000; // ms between two tries, and while the VM does not run
+const piece = 4096; // of what is pasted
 
 export function openConsole(name, closed) {
   const page = h("div", { class: "page" });
@@ -16,7 +17,10 @@ export function openConsole(name, closed) {
     h("p", { class: "bar" }, word, h("span", { class: "muted hint" }, "Shift+Esc leaves the keyboard · Ctrl+Shift+C copies"),
       h("button", { type: "button", id: "console-close", onclick: () => stop() }, "Close")));
   const text = new TextEncoder();
-  const send = (s) => socket?.readyState === WebSocket.OPEN && socket.send(text.encode(s));
+  function send(s) {
+    const b = text.encode(s);
+    for (let i = 0; i < b.length && socket?.readyState === WebSocket.OPEN; i += piece) socket.send(b.subarray(i, i + piece));
+  }
   const screen = new Screen(page, send);
   let socket = null, over = false, before = false;
 
@@ -37,8 +41,9 @@ export function openConsole(name, closed) {
     s.onmessage = (e) => screen.write(new Uint8Array(e.data));
     s.onclose = () => {
       if (over) return;
-      say("the primary is gone, or can't be reached; looking for the VM …");
-      setTimeout(join, again);
+      const runs = state.vms.get(name)?.primary?.state === "running";
+      say(runs ? "the primary is gone, or can't be reached; looking for the VM …" : "the VM does not run");
+      setTimeout(join, runs ? again : later);
     };
   }
 
