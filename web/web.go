@@ -20,7 +20,6 @@ import (
 	"embed"
 	"encoding/base64"
 	"io/fs"
-	"mime"
 	"net/http"
 	"path"
 	"strings"
@@ -52,11 +51,7 @@ func Handler() http.Handler {
 		}
 		b, err := files.ReadFile(name)
 		sum := sha256.Sum256(b)
-		kind := kinds[path.Ext(name)]
-		if kind == "" {
-			kind = mime.TypeByExtension(path.Ext(name))
-		}
-		pages[strings.TrimPrefix(name, "static")] = page{kind, `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, b}
+		pages[strings.TrimPrefix(name, "static")] = page{kinds[path.Ext(name)], `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`, b}
 		return err
 	})
 	pages["/"] = pages["/index.html"]
