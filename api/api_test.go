@@ -231,6 +231,7 @@ type lines struct {
 	resp *http.Response
 	in   *bufio.Scanner
 	id   string
+	late *time.Timer // ends it, if nothing comes
 }
 
 func (f *fixture) stream(t *testing.T, token, id string) *lines {
@@ -245,7 +246,7 @@ func (f *fixture) stream(t *testing.T, token, id string) *lines {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { resp.Body.Close() })
-	return &lines{resp: resp, in: bufio.NewScanner(resp.Body)}
+	return &lines{resp: resp, in: bufio.NewScanner(resp.Body), late: time.AfterFunc(20*time.Second, func() { resp.Body.Close() })}
 }
 
 func (l *lines) next() string {
@@ -307,7 +308,10 @@ func TestStream(t *testing.T) {
 		}
 	}
 	last := f.stream(t, token, again.id)
-	for last.next() != "reset {}" {
+	for got := last.next(); got != "reset {}"; got = last.next() {
+		if got == "end" {
+			t.Fatal("no reset for what was dropped")
+		}
 	}
 	f.hub.Publish("n", "end")
 	got := last.next()
@@ -319,6 +323,9 @@ func TestStream(t *testing.T) {
 	}
 	f.revoke(tid)
 	for got := last.next(); got != "end"; got = last.next() {
+	}
+	if !last.late.Stop() {
+		t.Error("the stream outlives its token")
 	}
 }
 
