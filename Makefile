@@ -145,7 +145,7 @@ reproducible: ## build the packages twice, in two folders and with no cache in c
 
 # Debian packages that the tests use beside Go: oracles and standard clients.
 TOOLS = qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross binutils-riscv64-linux-gnu binutils \
-	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs fdisk libarchive-tools nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu
+	binutils-aarch64-linux-gnu device-tree-compiler e2fsprogs fdisk libarchive-tools nbdkit qemu-utils libnbd-bin opensbi u-boot-qemu chromium
 tools: ## install what the tests (or the benchmark) need, as root; otherwise name it
 	@missing=$$(for p in $(TOOLS); do dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'install ok installed' || echo $$p; done); \
 	if [ -z "$$missing" ]; then exit 0; fi; \

@@ -64,7 +64,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(flagError)
 	group(root)
 	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
-		replicaCommand(), demoCommand(), versionCommand(), nodeCommand(), witnessCommand(), clusterCommand(), nodesCommand())
+		replicaCommand(), demoCommand(), versionCommand(), nodeCommand(), witnessCommand(), clusterCommand(), nodesCommand(), topCommand())
 	root.AddCommand(vmCommands()...)
 	root.AddCommand(doctorCommand(), manCommand())
 	root.InitDefaultCompletionCmd()

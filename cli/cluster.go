@@ -81,7 +81,7 @@ func tokenOf(s string) (string, error) {
 func clusterCommand() *cobra.Command {
 	c := &cobra.Command{Use: "cluster", Short: "Make a cluster of hosts, and look after it"}
 	group(c)
-	c.AddCommand(clusterInit(), clusterJoin(), clusterToken(), clusterEvacuate(),
+	c.AddCommand(clusterInit(), clusterJoin(), tokenCommand(), clusterEvacuate(),
 		asking("restore NODE", "Let a host that was evacuated take copies again", 1, 1, "the name of a node",
 			func(ctx context.Context, _ *cobra.Command, a *asks, list []string) error {
 				stay, no := "", false
@@ -100,20 +100,6 @@ func clusterCommand() *cobra.Command {
 			func(ctx context.Context, _ *cobra.Command, a *asks, _ []string) error {
 				return a.client().Confirm(ctx)
 			}))
-	return c
-}
-
-func clusterToken() *cobra.Command {
-	withdraw := false
-	c := asking("token", "Print a token that lets hosts join for a day", 0, 0, "no arguments",
-		func(ctx context.Context, c *cobra.Command, a *asks, _ []string) error {
-			if withdraw {
-				return a.client().WithdrawTokens(ctx)
-			}
-			token, err := a.client().Token(ctx)
-			return tellToken(c.OutOrStdout(), a, token, err)
-		})
-	c.Flags().BoolVar(&withdraw, "withdraw", false, "print none, and let nobody join with those that were printed before")
 	return c
 }
 

@@ -183,7 +183,7 @@ func (l *lab) confined(host, vm string) {
 }
 
 func (l *lab) node(host string) *exec.Cmd {
-	return l.start(host, "node", "--user", replicaUser, "--state", l.path(host, "state"), "--run", l.path(host, "run"), "--memory", "1500M", "--metrics", "127.0.0.1:9090")
+	return l.start(host, "node", "--user", replicaUser, "--state", l.path(host, "state"), "--run", l.path(host, "run"), "--memory", "1500M", "--metrics", "127.0.0.1:9090", "--api", ":7380")
 }
 
 // ask asks a host's daemon, and fails the test if it refuses.

@@ -4,10 +4,8 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -16,17 +14,17 @@ import (
 	"strings"
 	"time"
 
+	"tandem/api"
 	"tandem/cluster"
 	"tandem/host/certs"
 	"tandem/host/etcd"
 	"tandem/host/nbd"
+	"tandem/web"
 )
 
 // Socket is the name of the API's socket in the run folder. Who may open it may do
 // everything; its folder is the owner's only.
 const Socket = "node.sock"
-
-const maxRequest = 1 << 20
 
 // NodeInfo is a node for people.
 type NodeInfo struct {
@@ -91,19 +89,49 @@ type NodeChange struct {
 	Dead       *bool   `json:"dead,omitempty"` // an operator vouches that it has ended
 }
 
-// failure is an error with its status code.
-type failure struct {
-	code int
-	error
+func refuse(format string, args ...any) error {
+	return api.Failf(http.StatusBadRequest, format, args...)
 }
 
-func refuse(format string, args ...any) error { return failure{400, fmt.Errorf(format, args...)} }
 func missing(what, name string) error {
-	return failure{404, fmt.Errorf("there is no %s %s", what, name)}
+	return api.Failf(http.StatusNotFound, "there is no %s %s", what, name)
 }
 
-// serveAPI opens the socket, in place of one that a daemon before us left. docs/cluster.md lists the paths.
-func (n *Node) serveAPI() (*http.Server, error) {
+// routes are all that a node can be asked for. docs/api.md and api/openapi.yaml describe them.
+func (n *Node) routes() []api.Route {
+	return []api.Route{
+		{Pattern: "GET /v1/info", Role: api.View, Do: n.getInfo},
+		{Pattern: "POST /v1/cluster/init", Role: api.Admin, Do: n.postInit},
+		{Pattern: "POST /v1/cluster/join", Role: api.Admin, Do: n.postJoin},
+		{Pattern: "POST /v1/cluster/token", Role: api.Admin, Do: n.postToken},
+		{Pattern: "DELETE /v1/cluster/token", Role: api.Admin, Do: n.deleteTokens},
+		{Pattern: "POST /v1/cluster/confirm", Role: api.Admin, Do: n.postConfirm},
+		{Pattern: "GET /v1/tokens", Role: api.Admin, Do: n.getTokens},
+		{Pattern: "POST /v1/tokens", Role: api.Admin, Do: n.postAPIToken},
+		{Pattern: "DELETE /v1/tokens/{id}", Role: api.Admin, Do: n.deleteToken},
+		{Pattern: "GET /v1/nodes", Role: api.View, Do: n.getNodes},
+		{Pattern: "PATCH /v1/nodes/{name}", Role: api.Operate, Do: n.patchNode},
+		{Pattern: "DELETE /v1/nodes/{name}", Role: api.Admin, Do: n.deleteNode},
+		{Pattern: "GET /v1/vms", Role: api.View, Do: n.getVMs},
+		{Pattern: "POST /v1/vms", Role: api.Admin, Do: n.postVM},
+		{Pattern: "GET /v1/vms/{name}", Role: api.View, Do: n.getVM},
+		{Pattern: "PATCH /v1/vms/{name}", Role: api.Operate, Do: n.patchVM},
+		{Pattern: "DELETE /v1/vms/{name}", Role: api.Admin, Do: n.deleteVM},
+		{Pattern: "GET /v1/vms/{name}/events", Role: api.View, Do: n.getEvents},
+		{Pattern: "GET /v1/vms/{name}/samples", Role: api.View, Do: n.getSamples},
+		{Pattern: "GET /v1/vms/{name}/console", Role: api.Operate, Serve: n.getConsole},
+		{Pattern: "POST /v1/vms/{name}/move", Role: api.Operate, Do: n.postMove},
+		{Pattern: "POST /v1/vms/{name}/reset", Role: api.Operate, Do: n.postCommand("reset")},
+		{Pattern: "POST /v1/vms/{name}/test-failover", Role: api.Operate, Do: n.postCommand("test-failover")},
+		{Pattern: "POST /v1/vms/{name}/shutdown", Role: api.Operate, Do: n.postCommand("shutdown")},
+		{Pattern: "GET /v1/stream", Role: api.View, Serve: n.hub.Serve},
+	}
+}
+
+// serveAPI opens the socket, in place of one that a daemon before us left, and the
+// address for others, if one was given.
+func (n *Node) serveAPI(ctx context.Context) (end func(), err error) {
+	s := api.New(n.routes(), web.Handler(), n.findToken, n.noteChange)
 	path := filepath.Join(n.opt.Run, Socket)
 	os.Remove(path)
 	ln, err := net.Listen("unix", path)
@@ -113,68 +141,19 @@ func (n *Node) serveAPI() (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	for pattern, f := range map[string]func(*http.Request) (any, error){
-		"GET /v1/info":                  n.getInfo,
-		"POST /v1/cluster/init":         n.postInit,
-		"POST /v1/cluster/join":         n.postJoin,
-		"POST /v1/cluster/token":        n.postToken,
-		"DELETE /v1/cluster/token":      n.deleteTokens,
-		"POST /v1/cluster/confirm":      n.postConfirm,
-		"GET /v1/nodes":                 n.getNodes,
-		"PATCH /v1/nodes/{name}":        n.patchNode,
-		"DELETE /v1/nodes/{name}":       n.deleteNode,
-		"GET /v1/vms":                   n.getVMs,
-		"POST /v1/vms":                  n.postVM,
-		"GET /v1/vms/{name}":            n.getVM,
-		"PATCH /v1/vms/{name}":          n.patchVM,
-		"DELETE /v1/vms/{name}":         n.deleteVM,
-		"GET /v1/vms/{name}/events":     n.getEvents,
-		"POST /v1/vms/{name}/move":      n.postMove,
-		"POST /v1/vms/{name}/{command}": n.postCommand,
-	} {
-		mux.HandleFunc(pattern, answer(f))
+	local := &http.Server{Handler: s.Local(), ReadHeaderTimeout: 5 * time.Second}
+	remote, err := n.serveRemote(ctx, s.Remote())
+	if err != nil {
+		ln.Close()
+		return nil, err
 	}
-	mux.HandleFunc("GET /v1/vms/{name}/console", n.getConsole)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	n.wg.Go(func() { srv.Serve(ln) })
-	return srv, nil
+	n.wg.Go(func() { local.Serve(ln) })
+	return func() { local.Close(); remote.Close() }, nil
 }
 
-func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		v, err := f(r)
-		if err != nil {
-			tell(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(v)
-	}
-}
+func (n *Node) getInfo(*http.Request) (any, error) { return n.daemonInfo(), nil }
 
-// tell answers with an error.
-func tell(w http.ResponseWriter, err error) {
-	code := http.StatusServiceUnavailable
-	if fail := (failure{}); errors.As(err, &fail) {
-		code = fail.code
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
-}
-
-func read[T any](r *http.Request) (v T, err error) {
-	d := json.NewDecoder(io.LimitReader(r.Body, maxJoin))
-	d.DisallowUnknownFields()
-	if err = d.Decode(&v); err != nil && !errors.Is(err, io.EOF) {
-		return v, refuse("the request is no JSON of the kind wanted: %w", err)
-	}
-	return v, nil
-}
-
-func (n *Node) getInfo(*http.Request) (any, error) {
+func (n *Node) daemonInfo() Info {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var i Info
@@ -185,14 +164,14 @@ func (n *Node) getInfo(*http.Request) (any, error) {
 	if n.trouble != nil {
 		i.Trouble = n.trouble.Error()
 	}
-	return i, nil
+	return i
 }
 
 // joinTime bounds the making of a member, an etcd's start included.
 const joinTime = 3 * time.Minute
 
 func (n *Node) postInit(r *http.Request) (any, error) {
-	q, err := read[InitRequest](r)
+	q, err := api.Read[InitRequest](r)
 	if err != nil {
 		return nil, err
 	}
@@ -200,20 +179,20 @@ func (n *Node) postInit(r *http.Request) (any, error) {
 	defer cancel()
 	token, err := n.Init(ctx, q)
 	if err != nil {
-		return nil, failure{400, err}
+		return nil, api.Fail(http.StatusBadRequest, err)
 	}
 	return map[string]string{"token": token}, nil
 }
 
 func (n *Node) postJoin(r *http.Request) (any, error) {
-	q, err := read[JoinRequest](r)
+	q, err := api.Read[JoinRequest](r)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), joinTime)
 	defer cancel()
 	if err := n.Join(ctx, q); err != nil {
-		return nil, failure{400, err}
+		return nil, api.Fail(http.StatusBadRequest, err)
 	}
 	return struct{}{}, nil
 }
@@ -271,6 +250,11 @@ func (n *Node) getNodes(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.nodeInfos(s, d), nil
+}
+
+// nodeInfos describes the nodes by one look.
+func (n *Node) nodeInfos(s *etcd.Snapshot, d cluster.Decision) []NodeInfo {
 	list := []NodeInfo{}
 	for _, h := range s.Nodes {
 		a, up := s.Alive[h.Name]
@@ -291,7 +275,7 @@ func (n *Node) getNodes(r *http.Request) (any, error) {
 		i.Etcd = n.seatOf(h.Name)
 		list = append(list, i)
 	}
-	return list, nil
+	return list
 }
 
 // seatOf says what a host's member of the embedded etcd is.
@@ -311,7 +295,7 @@ func (n *Node) seatOf(host string) string {
 }
 
 func (n *Node) patchNode(r *http.Request) (any, error) {
-	q, err := read[NodeChange](r)
+	q, err := api.Read[NodeChange](r)
 	if err != nil {
 		return nil, err
 	}
@@ -334,6 +318,9 @@ func (n *Node) patchNode(r *http.Request) (any, error) {
 		h.Cordoned = *q.Cordoned
 	}
 	if q.Dead != nil {
+		if err := api.Need(r, api.Admin); err != nil {
+			return nil, err
+		}
 		h.Dead = ""
 		if _, up := s.Alive[name]; *q.Dead && up {
 			return nil, refuse("%s is heard: it is not dead", name)
@@ -415,11 +402,16 @@ func (n *Node) getVMs(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.vmInfos(s, d, o), nil
+}
+
+// vmInfos describes the VMs by one look.
+func (n *Node) vmInfos(s *etcd.Snapshot, d cluster.Decision, o cluster.Observed) []VMInfo {
 	list := []VMInfo{}
 	for _, v := range s.VMs {
 		list = append(list, n.info(s, v, d, o))
 	}
-	return list, nil
+	return list
 }
 
 func (n *Node) getVM(r *http.Request) (any, error) {
@@ -435,15 +427,15 @@ func (n *Node) getVM(r *http.Request) (any, error) {
 }
 
 func (n *Node) postVM(r *http.Request) (any, error) {
-	q, err := read[CreateRequest](r)
+	q, err := api.Read[CreateRequest](r)
 	if err != nil {
 		return nil, err
 	}
 	if err := check(q); err != nil {
-		return nil, failure{400, err}
+		return nil, api.Fail(http.StatusBadRequest, err)
 	}
 	if err := measure(r.Context(), &q.Spec); err != nil {
-		return nil, failure{400, err}
+		return nil, api.Fail(http.StatusBadRequest, err)
 	}
 	c, s, err := n.look(r.Context())
 	if err != nil {
@@ -461,7 +453,7 @@ func (n *Node) postVM(r *http.Request) (any, error) {
 	if err := c.CreateVM(r.Context(), s, v, secrets); err != nil {
 		return nil, err
 	}
-	n.event(r.Context(), c, v.Name, "asked", 0, "created; FT %v, started %v", q.FT, q.Start)
+	n.asked(r, c, v.Name, 0, "created; FT %v, started %v", q.FT, q.Start)
 	return v, nil
 }
 
@@ -522,7 +514,7 @@ func check(q CreateRequest) error {
 }
 
 func (n *Node) patchVM(r *http.Request) (any, error) {
-	q, err := read[VMChange](r)
+	q, err := api.Read[VMChange](r)
 	if err != nil {
 		return nil, err
 	}
@@ -539,11 +531,11 @@ func (n *Node) patchVM(r *http.Request) (any, error) {
 		if v.Power {
 			v.Asked = v.Revision
 		}
-		n.event(r.Context(), c, v.Name, "asked", 0, "power %v", v.Power)
+		n.asked(r, c, v.Name, 0, "power %v", v.Power)
 	}
 	if q.FT != nil {
 		v.FT = *q.FT
-		n.event(r.Context(), c, v.Name, "asked", 0, "FT %v", v.FT)
+		n.asked(r, c, v.Name, 0, "FT %v", v.FT)
 	}
 	return v, c.SaveVM(r.Context(), s, v)
 }
@@ -558,7 +550,7 @@ func (n *Node) deleteVM(r *http.Request) (any, error) {
 	}
 	v.Revision++
 	v.Deleted, v.Power = true, false
-	n.event(r.Context(), c, v.Name, "asked", 0, "delete")
+	n.asked(r, c, v.Name, 0, "delete")
 	return struct{}{}, c.SaveVM(r.Context(), s, v)
 }
 

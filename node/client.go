@@ -3,7 +3,9 @@
 package node
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +15,10 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"syscall"
 
+	"tandem/api"
 	"tandem/host/control"
 	"tandem/host/etcd"
 )
@@ -50,20 +54,13 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return c.unreached(err)
 	}
 	defer resp.Body.Close()
-	b := io.LimitReader(resp.Body, 64<<20)
 	if resp.StatusCode != http.StatusOK {
-		var e struct {
-			Error string `json:"error"`
-		}
-		if json.NewDecoder(b).Decode(&e) != nil || e.Error == "" {
-			e.Error = resp.Status
-		}
-		return failure{resp.StatusCode, errors.New(e.Error)}
+		return api.Problem(resp)
 	}
 	if out == nil {
 		return nil
 	}
-	return json.NewDecoder(b).Decode(out)
+	return json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(out)
 }
 
 // unreached says why the daemon can't be asked.
@@ -108,6 +105,21 @@ func (c *Client) Token(ctx context.Context) (string, error) {
 // WithdrawTokens makes all tokens worthless.
 func (c *Client) WithdrawTokens(ctx context.Context) error {
 	return c.call(ctx, "DELETE", "/cluster/token", nil, nil)
+}
+
+// CreateToken makes a token of the API.
+func (c *Client) CreateToken(ctx context.Context, q TokenRequest) (t MadeToken, err error) {
+	return t, c.call(ctx, "POST", "/tokens", q, &t)
+}
+
+// Tokens lists the tokens of the API.
+func (c *Client) Tokens(ctx context.Context) (list []api.Token, err error) {
+	return list, c.call(ctx, "GET", "/tokens", nil, &list)
+}
+
+// RevokeToken ends a token of the API.
+func (c *Client) RevokeToken(ctx context.Context, id string) error {
+	return c.call(ctx, "DELETE", "/tokens/"+url.PathEscape(id), nil, nil)
 }
 
 // Confirm accepts an etcd that had been wiped or restored.
@@ -172,6 +184,44 @@ func (c *Client) Console(ctx context.Context, name string, recent bool) (net.Con
 		query = "?recent=no"
 	}
 	return control.Upgrade(conn, "/v1/vms/"+url.PathEscape(name)+"/console"+query)
+}
+
+// maxMessage bounds a message of the stream, in bytes.
+const maxMessage = 4 << 20
+
+// Stream calls f with what happens, as the stream tells it, until ctx ends, f fails or
+// the daemon does. It begins with a reset.
+func (c *Client) Stream(ctx context.Context, f func(kind string, data []byte) error) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://node/v1/stream", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.unreached(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return api.Problem(resp)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxMessage)
+	for kind := ""; lines.Scan(); {
+		switch name, value, _ := strings.Cut(lines.Text(), ": "); name {
+		case "event":
+			kind = value
+		case "data":
+			if err := f(kind, []byte(value)); err != nil {
+				return err
+			}
+		}
+	}
+	return cmp.Or(lines.Err(), io.ErrUnexpectedEOF)
+}
+
+// Samples are how a VM did in the last minutes, the oldest first.
+func (c *Client) Samples(ctx context.Context, name string) (list []Sample, err error) {
+	return list, c.call(ctx, "GET", "/vms/"+url.PathEscape(name)+"/samples", nil, &list)
 }
 
 // Delete ends a VM and removes its record; its disks stay.

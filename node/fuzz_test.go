@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"tandem/api"
 )
 
 // FuzzToken shows that a text is refused, or a token that stays itself when it is
@@ -33,7 +35,7 @@ func FuzzCreate(f *testing.F) {
 	f.Add(`{"name": "..", "spec": {"cpus": -1}}`)
 	n := &Node{opt: Options{Run: "/run/tandem", State: "/var/lib/tandem"}}
 	f.Fuzz(func(t *testing.T, body string) {
-		q, err := read[CreateRequest](httptest.NewRequest(http.MethodPost, "/v1/vms", strings.NewReader(body)))
+		q, err := api.Read[CreateRequest](httptest.NewRequest(http.MethodPost, "/v1/vms", strings.NewReader(body)))
 		if err != nil || check(q) != nil {
 			return
 		}

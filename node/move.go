@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"tandem/api"
 	"tandem/cluster"
 	"tandem/host/etcd"
 )
@@ -26,7 +27,7 @@ const moveTime = 15 * time.Minute
 
 // postMove enters a wish, which Plan sees until the owner of the epoch ends it.
 func (n *Node) postMove(r *http.Request) (any, error) {
-	q, err := read[MoveRequest](r)
+	q, err := api.Read[MoveRequest](r)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func (n *Node) postMove(r *http.Request) (any, error) {
 	if err := c.SaveVM(r.Context(), s, v); err != nil {
 		return nil, err
 	}
-	n.event(r.Context(), c, v.Name, "asked", 0, "move the %s to %s", q.Role, q.To)
+	n.asked(r, c, v.Name, 0, "move the %s to %s", q.Role, q.To)
 	return v, nil
 }
 

@@ -142,19 +142,24 @@ func TestPeers(t *testing.T) {
 		return err == nil
 	})
 
-	if err := other.askPeer(ctx, peer, "vms/web/reset"); err != nil || resets() != 1 {
+	ask := func(n *Node, path string) error {
+		by := n.peerClient(peer, time.Minute)
+		defer by.CloseIdleConnections()
+		return n.askPeer(ctx, by, peer, "POST", path, nil)
+	}
+	if err := ask(other, "vms/web/reset"); err != nil || resets() != 1 {
 		t.Errorf("reset: %v, %d times", err, resets())
 	}
-	if err := other.askPeer(ctx, peer, "vms/web/test-failover"); err == nil || !strings.Contains(err.Error(), "no backup") {
+	if err := ask(other, "vms/web/test-failover"); err == nil || !strings.Contains(err.Error(), "no backup") {
 		t.Errorf("a refusal: %v", err)
 	}
-	if err := other.askPeer(ctx, peer, "vms/db/reset"); err == nil || !strings.Contains(err.Error(), "ask again") {
+	if err := ask(other, "vms/db/reset"); err == nil || !strings.Contains(err.Error(), "ask again") {
 		t.Errorf("a VM that is not here: %v", err)
 	}
-	if err := other.askPeer(ctx, peer, "vms/web/kill"); err == nil || !strings.Contains(err.Error(), "no command") {
+	if err := ask(other, "vms/web/kill"); err == nil || !strings.Contains(err.Error(), "no command") {
 		t.Errorf("an unknown command: %v", err)
 	}
-	if err := stranger.askPeer(ctx, peer, "vms/web/reset"); err == nil {
+	if err := ask(stranger, "vms/web/reset"); err == nil {
 		t.Error("a host of another cluster is obeyed")
 	}
 	conn, err := other.dialPeer(ctx, peer)

@@ -55,6 +55,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"tandem/api"
 	"tandem/cluster"
 	"tandem/host/etcd"
 )
@@ -67,6 +68,9 @@ type Options struct {
 	Images     string // folder of the images that VMs name without a slash
 	Witness    bool   // an etcd member only
 	Metrics    string // HOST:PORT for Prometheus; empty: none
+	API        string // HOST:PORT of the API and the dashboard, with TLS; empty: the socket only
+	APICert    string // files of a certificate for that; empty: the host's, of the cluster's CA
+	APIKey     string
 	Memory     int64  // bytes offered to VMs
 	User       string // that replicas run as, if the daemon is root's; empty: its own
 	NeedUser   bool   // the user must exist
@@ -89,6 +93,7 @@ type Node struct {
 	opt  Options
 	boot string
 	wake chan struct{}
+	hub  *api.Hub
 
 	mu       sync.Mutex
 	set      *settings // nil: of no cluster yet
@@ -102,6 +107,7 @@ type Node struct {
 	procs    map[string]*process
 	// mismatches counts, by VM, copies here that were found to differ from the log.
 	mismatches map[string]int
+	series     map[string]*series // of copies here, by VM
 
 	limits  limits
 	account *account
@@ -116,6 +122,7 @@ type Node struct {
 	doing      map[string]doing
 	answers    chan answered
 	said       map[string]string // last trouble told of each VM
+	told       map[string]string // last told on the stream, by what it is of
 	stopFunc   context.CancelFunc
 	wg         sync.WaitGroup
 }
@@ -135,6 +142,7 @@ func New(opt Options) (*Node, error) {
 		}
 	}
 	return &Node{opt: opt, wake: make(chan struct{}, 1), procs: map[string]*process{}, mismatches: map[string]int{}, seen: map[string]hostSeen{},
+		series: map[string]*series{}, told: map[string]string{}, hub: api.NewHub(keptMessages),
 		doing: map[string]doing{}, answers: make(chan answered, 1000), said: map[string]string{}, boot: bootID() + "." + fmt.Sprint(time.Now().UnixNano())}, nil
 }
 
@@ -166,11 +174,12 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		n.adopt()
 	}
-	api, err := n.serveAPI()
+	endAPI, err := n.serveAPI(ctx)
 	if err != nil {
 		return err
 	}
-	defer api.Close()
+	defer endAPI()
+	n.wg.Go(func() { n.feed(ctx) })
 	metrics, err := n.serveMetrics(ctx)
 	if err != nil {
 		return err
@@ -260,6 +269,7 @@ func (n *Node) enter(ctx context.Context, set *settings) error {
 	}
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.wg.Go(func() { client.Watch(watch, n.kick) })
+	n.wg.Go(func() { client.WatchEvents(watch, n.publishEvent) })
 	n.wg.Go(func() { n.hearVotes(watch, client, set.Embedded) })
 	n.mu.Lock()
 	n.set, n.server, n.client, n.stopFunc = set, server, client, stop
@@ -306,6 +316,7 @@ func (n *Node) kick() {
 func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 	now := time.Now()
 	moved := n.poll()
+	n.sample(now)
 	if !n.set.Witness && now.Sub(n.beaten) >= beatEvery {
 		if err := n.beat.Beat(ctx, n.alive()); err != nil {
 			n.lost(err)
@@ -329,6 +340,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 	n.remember(c, now)
 	if n.set.Witness {
 		n.follow(s)
+		n.publish(s, now)
 		return
 	}
 	n.hear(ctx, c)
@@ -341,6 +353,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 		return
 	}
 	n.follow(s)
+	n.publish(s, now)
 	for _, a := range d.Actions {
 		if a.By == n.set.Name {
 			n.execute(ctx, c, s, a)
@@ -363,6 +376,7 @@ func (n *Node) follow(s *etcd.Snapshot) {
 
 // lost says that etcd is not followed now. VMs run on.
 func (n *Node) lost(err error) {
+	defer n.publishInfo()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.trouble == nil || errors.Is(err, etcd.ErrForgot) != errors.Is(n.trouble, etcd.ErrForgot) {

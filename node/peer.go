@@ -3,11 +3,9 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"tandem/api"
 	"tandem/cluster"
 	"tandem/host/certs"
 	"tandem/host/control"
@@ -35,19 +34,20 @@ var commands = map[string]func(c *control.Client) error{
 
 // servePeers adds what other daemons ask.
 func (n *Node) servePeers(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+peerPath+"vms/{name}/{command}", known(answer(func(r *http.Request) (any, error) {
+	mux.HandleFunc("POST "+peerPath+"vms/{name}/{command}", known(api.Answer(func(r *http.Request) (any, error) {
 		return struct{}{}, n.commandHere(r.PathValue("name"), r.PathValue("command"))
 	})))
 	mux.HandleFunc("GET "+peerPath+"vms/{name}/console", known(func(w http.ResponseWriter, r *http.Request) {
-		n.join(w, func() (net.Conn, error) { return n.consoleHere(r.PathValue("name"), r.URL.RawQuery) })
+		n.join(w, r, func() (net.Conn, error) { return n.consoleHere(r.PathValue("name"), r.URL.RawQuery) })
 	}))
+	mux.HandleFunc("GET "+peerPath+"samples", known(api.Answer(n.getSamplesHere)))
 }
 
 // known lets in who has a certificate of the cluster's.
 func known(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TLS.VerifiedChains) == 0 {
-			tell(w, failure{http.StatusForbidden, errors.New("this is for hosts of the cluster only")})
+			api.Tell(w, api.Failf(http.StatusForbidden, "this is for hosts of the cluster only"))
 			return
 		}
 		f(w, r)
@@ -88,38 +88,40 @@ func (n *Node) find(ctx context.Context, vm string) (p place, s *etcd.Snapshot, 
 	var known bool
 	p.peer, known = s.Node(in.Primary.Host)
 	if !known || p.peer.Join == "" {
-		return p, s, c, failure{http.StatusServiceUnavailable, fmt.Errorf("%s runs on %s, of which nothing is known", vm, in.Primary.Host)}
+		return p, s, c, api.Fail(http.StatusServiceUnavailable, fmt.Errorf("%s runs on %s, of which nothing is known", vm, in.Primary.Host))
 	}
 	return p, s, c, nil
 }
 
 // postCommand does a command at the primary, wherever that is.
-func (n *Node) postCommand(r *http.Request) (any, error) {
-	vm, command := r.PathValue("name"), r.PathValue("command")
+func (n *Node) postCommand(command string) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) { return struct{}{}, n.commandOf(r, r.PathValue("name"), command) }
+}
+
+func (n *Node) commandOf(r *http.Request, vm, command string) error {
 	if command == "shutdown" {
-		return nil, refuse("a guest can't be asked to shut down, for its board has no power button: log in with tandem console %s and run poweroff, or pull the plug with tandem stop %s", vm, vm)
-	}
-	if commands[command] == nil {
-		return nil, missing("command", command)
+		return refuse("a guest can't be asked to shut down, for its board has no power button: log in with tandem console %s and run poweroff, or pull the plug with tandem stop %s", vm, vm)
 	}
 	p, s, c, err := n.find(r.Context(), vm)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if command == "test-failover" {
 		if err := n.testable(s, vm); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if p.here {
 		err = n.commandHere(vm, command)
 	} else {
-		err = n.askPeer(r.Context(), p.peer, "vms/"+url.PathEscape(vm)+"/"+command)
+		by := n.peerClient(p.peer, time.Minute)
+		defer by.CloseIdleConnections()
+		err = n.askPeer(r.Context(), by, p.peer, "POST", "vms/"+url.PathEscape(vm)+"/"+command, nil)
 	}
 	if err == nil {
-		n.event(r.Context(), c, vm, "asked", s.Claims[vm].Epoch, "%s", command)
+		n.asked(r, c, vm, s.Claims[vm].Epoch, "%s", command)
 	}
-	return struct{}{}, err
+	return err
 }
 
 // testable refuses to kill a primary that would be missed.
@@ -141,7 +143,7 @@ func (n *Node) primaryHere(vm string) (*process, error) {
 	defer n.mu.Unlock()
 	p := n.procs[vm]
 	if p == nil || !p.alive || p.status.Role != rolePrimary {
-		return nil, failure{http.StatusServiceUnavailable, fmt.Errorf("the primary of %s has left this host a moment ago: ask again", vm)}
+		return nil, api.Fail(http.StatusServiceUnavailable, fmt.Errorf("the primary of %s has left this host a moment ago: ask again", vm))
 	}
 	return p, nil
 }
@@ -156,7 +158,7 @@ func (n *Node) commandHere(vm, command string) error {
 		return err
 	}
 	if err := do(p.client); err != nil {
-		return failure{http.StatusConflict, err}
+		return api.Fail(http.StatusConflict, err)
 	}
 	return nil
 }
@@ -175,7 +177,7 @@ func (n *Node) consoleHere(vm, query string) (net.Conn, error) {
 
 // getConsole joins a client with the console of a VM.
 func (n *Node) getConsole(w http.ResponseWriter, r *http.Request) {
-	n.join(w, func() (net.Conn, error) {
+	n.join(w, r, func() (net.Conn, error) {
 		vm := r.PathValue("name")
 		p, _, _, err := n.find(r.Context(), vm)
 		switch {
@@ -192,18 +194,31 @@ func (n *Node) getConsole(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// join joins a request's connection with another one.
-func (n *Node) join(w http.ResponseWriter, open func() (net.Conn, error)) {
-	far, err := open()
-	if err != nil {
-		tell(w, err)
+// join joins a request's connection with another one, for as long as who asks may be
+// there. A browser's is a WebSocket.
+func (n *Node) join(w http.ResponseWriter, r *http.Request, open func() (net.Conn, error)) {
+	if !api.IsSocket(r) && r.Header.Get("Upgrade") != control.ConsoleProtocol {
+		api.Tell(w, api.Failf(http.StatusUpgradeRequired, "a console is joined by an upgrade to websocket or %s", control.ConsoleProtocol))
 		return
 	}
-	near, err := control.Hijack(w)
+	ctx, cancel := api.While(r)
+	defer cancel()
+	far, err := open()
+	if err != nil {
+		api.Tell(w, err)
+		return
+	}
+	var near io.ReadWriteCloser
+	if api.IsSocket(r) {
+		near, err = api.Socket(w, r)
+	} else {
+		near, err = control.Hijack(w)
+	}
 	if err != nil {
 		far.Close()
 		return
 	}
+	defer context.AfterFunc(ctx, func() { far.Close() })()
 	control.Splice(near, far)
 }
 
@@ -216,8 +231,10 @@ func (n *Node) peerTLS(address string) (*tls.Config, error) {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, RootCAs: pool, ServerName: address}, nil
 }
 
-// peerTime is how long another daemon may take for the first word.
-const peerTime = 5 * time.Second
+const (
+	peerTime  = 5 * time.Second // that another daemon may take for the first word
+	maxAnswer = 16 << 20        // bytes of its answer
+)
 
 func (n *Node) dialPeer(ctx context.Context, peer etcd.Node) (net.Conn, error) {
 	conf, err := n.peerTLS(peer.Address)
@@ -233,27 +250,28 @@ func (n *Node) dialPeer(ctx context.Context, peer etcd.Node) (net.Conn, error) {
 	return conn, nil
 }
 
-// askPeer passes a command on.
-func (n *Node) askPeer(ctx context.Context, peer etcd.Node, path string) error {
-	t := &http.Transport{DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return n.dialPeer(ctx, peer) }}
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, "POST", "https://"+peer.Join+peerPath+path, bytes.NewReader(nil))
+// peerClient asks other daemons.
+func (n *Node) peerClient(peer etcd.Node, timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{IdleConnTimeout: peerTime,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return n.dialPeer(ctx, peer) }}}
+}
+
+// askPeer asks another daemon, once.
+func (n *Node) askPeer(ctx context.Context, by *http.Client, peer etcd.Node, method, path string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+peer.Join+peerPath+path, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := (&http.Client{Transport: t, Timeout: time.Minute}).Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusOK {
+	if resp.StatusCode != http.StatusOK {
+		return api.Problem(resp)
+	}
+	if out == nil {
 		return nil
 	}
-	var e struct {
-		Error string `json:"error"`
-	}
-	if json.NewDecoder(io.LimitReader(resp.Body, maxJoin)).Decode(&e) != nil || e.Error == "" {
-		e.Error = resp.Status
-	}
-	return failure{resp.StatusCode, errors.New(e.Error)}
+	return json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
 }

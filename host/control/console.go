@@ -87,9 +87,9 @@ func Upgrade(conn net.Conn, path string) (net.Conn, error) {
 }
 
 // Splice joins two connections until one ends, and closes both.
-func Splice(a, b net.Conn) {
+func Splice(a, b io.ReadWriteCloser) {
 	ended := make(chan struct{}, 2)
-	for _, d := range [][2]net.Conn{{a, b}, {b, a}} {
+	for _, d := range [][2]io.ReadWriteCloser{{a, b}, {b, a}} {
 		go func() {
 			io.Copy(d[0], d[1])
 			ended <- struct{}{}

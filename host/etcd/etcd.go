@@ -15,6 +15,7 @@
 //	/tandem/copies/VM/NODE      Copy: what NODE's daemon says of its process
 //	/tandem/events/VM/TIME-…    Event, a bounded number for each VM
 //	/tandem/tokens/HASH         a secret that lets a host join, by a lease
+//	/tandem/api-tokens/ID       APIToken: what a token of the API allows, by a lease if it expires
 //
 // # An etcd that forgot
 //

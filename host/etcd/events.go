@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -61,4 +62,31 @@ func (c *Client) Events(ctx context.Context, vm string) (list []Event, err error
 		}
 	}
 	return list, nil
+}
+
+// WatchEvents calls f with each event that is added from now on, until ctx ends. After
+// an interruption it goes on where it was, as far as etcd remembers.
+func (c *Client) WatchEvents(ctx context.Context, f func(vm string, e Event)) {
+	var from int64 // 0: now
+	for ctx.Err() == nil {
+		watch, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+		for resp := range c.c.Watch(watch, root+"events/", clientv3.WithPrefix(), clientv3.WithFilterDelete(), clientv3.WithRev(from), clientv3.WithCreatedNotify()) {
+			from = max(from, resp.CompactRevision)
+			if resp.Err() == nil {
+				from = max(from, resp.Header.Revision+1)
+			}
+			for _, ev := range resp.Events {
+				var e Event
+				vm, _, ok := strings.Cut(strings.TrimPrefix(string(ev.Kv.Key), root+"events/"), "/")
+				if ok && json.Unmarshal(ev.Kv.Value, &e) == nil {
+					f(vm, e)
+				}
+			}
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }

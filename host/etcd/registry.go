@@ -142,6 +142,7 @@ type Snapshot struct {
 	Claims   map[string]Claim
 	States   map[string]State
 	Copies   map[string]map[string]Copy // by VM and node
+	Tokens   map[string]APIToken
 	mods     map[string]int64
 }
 
@@ -165,14 +166,14 @@ func (s *Snapshot) VM(name string) (VM, bool) {
 	return VM{}, false
 }
 
-const prefixes = 6
+const prefixes = 7
 
 // Load reads everything.
 func (c *Client) Load(ctx context.Context) (*Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var gets []clientv3.Op
-	for _, p := range [prefixes]string{"nodes/", "alive/", "vms/", "claims/", "states/", "copies/"} {
+	for _, p := range [prefixes]string{"nodes/", "alive/", "vms/", "claims/", "states/", "copies/", "api-tokens/"} {
 		gets = append(gets, clientv3.OpGet(root+p, clientv3.WithPrefix()))
 	}
 	resp, err := c.transact(ctx, nil, gets, nil)
@@ -180,7 +181,7 @@ func (c *Client) Load(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{Revision: resp.Header.Revision, Alive: map[string]Alive{}, Claims: map[string]Claim{},
-		States: map[string]State{}, Copies: map[string]map[string]Copy{}, mods: map[string]int64{}}
+		States: map[string]State{}, Copies: map[string]map[string]Copy{}, Tokens: map[string]APIToken{}, mods: map[string]int64{}}
 	json.Unmarshal(resp.Responses[0].GetResponseRange().Kvs[0].Value, &s.Identity)
 	for i := range prefixes {
 		for _, kv := range ranged(resp, i).Kvs {
@@ -207,6 +208,8 @@ func (s *Snapshot) take(kv *mvccpb.KeyValue) error {
 		return decodeInto(s.Claims, name, kv.Value)
 	case kind == "states":
 		return decodeInto(s.States, name, kv.Value)
+	case kind == "api-tokens":
+		return decodeInto(s.Tokens, name, kv.Value)
 	case kind == "copies" && len(parts) == 3:
 		if s.Copies[name] == nil {
 			s.Copies[name] = map[string]Copy{}
@@ -454,4 +457,45 @@ func (c *Client) HasToken(ctx context.Context, hash string) (bool, error) {
 		return false, err
 	}
 	return len(ranged(resp, 0).Kvs) == 1, nil
+}
+
+// APIToken is what is kept of a token of the HTTP API: no secret.
+type APIToken struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	Role    string    `json:"role"`
+	Hash    string    `json:"hash"` // of its secret
+	Made    time.Time `json:"made"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// PutAPIToken keeps a token, for as long as it is good.
+func (c *Client) PutAPIToken(ctx context.Context, t APIToken) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var opts []clientv3.OpOption
+	if !t.Expires.IsZero() {
+		lease, err := c.c.Grant(ctx, int64(time.Until(t.Expires)/time.Second)+1)
+		if err != nil {
+			return fmt.Errorf("etcd: %w", err)
+		}
+		opts = append(opts, clientv3.WithLease(lease.ID))
+	}
+	resp, err := c.transact(ctx, []clientv3.Cmp{c.ours()}, []clientv3.Op{clientv3.OpPut(root+"api-tokens/"+t.ID, encode(t), opts...)}, nil)
+	if err == nil && !resp.Succeeded {
+		err = ErrForgot
+	}
+	return err
+}
+
+// DropAPIToken revokes a token, and reports whether there was one.
+func (c *Client) DropAPIToken(ctx context.Context, id string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	key := root + "api-tokens/" + id
+	resp, err := c.transact(ctx, []clientv3.Cmp{c.ours(), clientv3.Compare(clientv3.ModRevision(key), ">", 0)}, []clientv3.Op{clientv3.OpDelete(key)}, nil)
+	if err != nil {
+		return false, err
+	}
+	return resp.Succeeded, nil
 }
