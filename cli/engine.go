@@ -43,7 +43,7 @@ type engineFlags struct {
 
 func (v *engineFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.engine, "engine", defaultEngine(), "jit: translate hot code; or interpreter")
-	f.StringVar(&v.cache, "code-cache", "32M", "memory for translated code, in bytes or with K or M; it is emptied when full")
+	f.StringVar(&v.cache, "code-cache", "64M", "memory for translated code, in bytes or with K or M; it is emptied when full")
 	f.BoolVar(&v.stats, "stats", false, "at the end, print on stderr what the engine did")
 	f.BoolVar(&v.perf, "perf", false, "write /tmp/perf-PID.map, by which perf names the guest's translated code")
 	f.StringArrayVar(&v.symbols, "symbols", nil, "with --perf: ELF, System.map or the guest's /proc/kallsyms to name functions by; may be repeated")
