@@ -19,6 +19,7 @@ var controls = []struct {
 	do   func(c *control.Client, arg string) error
 }{
 	{"stop", func(c *control.Client, _ string) error { return c.PowerOff() }},
+	{"shutdown", func(c *control.Client, _ string) error { return c.Shutdown() }},
 	{"reset", func(c *control.Client, _ string) error { return c.Reset() }},
 	{"cpu-share", func(c *control.Client, arg string) error {
 		n, err := strconv.Atoi(arg)
@@ -45,6 +46,7 @@ func ctlCommand() *cobra.Command {
 		Short: "Ask one copy of a VM for something, by its control socket",
 		Long: "status prints the copy's status. Of the primary's copy:\n" +
 			"  stop           pull the plug: both copies end\n" +
+			"  shutdown       press the power button: the guest is asked to shut down\n" +
 			"  reset          press the reset button\n" +
 			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
 			"  switch         the backup becomes the primary, this copy ends\n" +

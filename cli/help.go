@@ -62,7 +62,7 @@ var examples = map[string]string{
 	"tandem ft test-failover":  "  tandem ft test-failover web --yes",
 	"tandem migrate":           "  tandem migrate web --to b",
 	"tandem reset":             "  tandem reset web",
-	"tandem shutdown":          "  tandem shutdown web",
+	"tandem shutdown":          "  tandem shutdown web --timeout 2m",
 	"tandem console":           "  tandem console web",
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/cluster"
 	"tandem/host"
 	"tandem/host/term"
 	"tandem/node"
@@ -25,6 +26,54 @@ func atOnce(name, short string) *cobra.Command {
 	return asking(name+" NAME", short, 1, 1, "the name of a VM", func(ctx context.Context, _ *cobra.Command, a *asks, list []string) error {
 		return a.client().Command(ctx, list[0], name)
 	})
+}
+
+func shutdownCommand() *cobra.Command {
+	var timeout time.Duration
+	c := asking("shutdown NAME", "Ask a guest to shut down, and wait until it has powered off", 1, 1, "the name of a VM",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			if timeout <= 0 {
+				return usageError{fmt.Errorf("--timeout %v: say how long the guest may take", timeout)}
+			}
+			client := a.client()
+			before, err := client.VM(ctx, list[0])
+			if err != nil {
+				return err
+			}
+			if err := client.Command(ctx, list[0], "shutdown"); err != nil {
+				return err
+			}
+			return awaitPowerOff(ctx, c.OutOrStdout(), a, client, before, timeout)
+		})
+	c.Long = "Presses the VM's power button. What comes of it is the guest's affair: systemd, and the init of images\n" +
+		"that tandem makes, end all programs and power off. The VM then stays off until it is started again.\n" +
+		"A guest that does not heed the button runs on, and the exit status is 1."
+	c.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long the guest may take")
+	return c
+}
+
+// awaitPowerOff waits until a VM that was asked to shut down has no copy that runs.
+func awaitPowerOff(ctx context.Context, w io.Writer, a *asks, c *node.Client, before node.VMInfo, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := time.Now()
+	for {
+		v, err := c.VM(ctx, before.Name)
+		if err == nil && (v.Primary == nil || v.Primary.State == cluster.PoweredOff.String()) {
+			return a.show(w, v, func(w io.Writer) {
+				fmt.Fprintf(w, "%s has powered off, after %v\n", v.Name, time.Since(began).Round(100*time.Millisecond))
+			})
+		}
+		select {
+		case <-ctx.Done():
+			if context.Cause(ctx) != context.DeadlineExceeded {
+				return fmt.Errorf("interrupted: the button was pressed; tandem info %s tells whether the guest powers off", before.Name)
+			}
+			return fmt.Errorf("%s has not powered off within %v: its guest is still at it, or does not heed its power button; tandem stop %s pulls the plug",
+				before.Name, timeout, before.Name)
+		case <-after():
+		}
+	}
 }
 
 // moveCommand moves a copy, and waits until it is there.

@@ -44,7 +44,7 @@ func vmCommands() []*cobra.Command {
 		moveCommand("migrate", "Move a running VM to another host", "The backup takes over if it is on that host; else it is moved there first, and a VM without FT is copied.\n"+
 			"Connections stay open. A VM with FT is protected again by a new backup afterwards.", "primary"),
 		atOnce("reset", "Press a VM's reset button"),
-		atOnce("shutdown", "Ask a guest to shut down"),
+		shutdownCommand(),
 		consoleCommand(), listCommand(), infoCommand(), eventsCommand(), ft}
 }
 

@@ -10,6 +10,8 @@ package cluster
 func (p *planner) decide(v *vm) (level, bool) {
 	in, want := v.in, v.want
 	off := !in.Primary.present() && !in.Backup.present() && !in.Next.present()
+	// A guest that powered off took its backup with it, or had lost it already.
+	off = off || in.Primary.State == PoweredOff && p.ended(in.Backup) && p.ended(in.Next)
 	up := p.heard(in.Primary)
 	switch {
 	case want == nil:

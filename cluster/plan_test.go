@@ -241,6 +241,13 @@ func TestPlan(t *testing.T) {
 			"stop backup db epoch 3 revision 7 by a-1 from a-1: host shared"},
 		{"guest powered off", hosts("a", "b"), running("db", "a-1", ""), func(s *scene) { s.Observed.VMs[0].Primary.State = PoweredOff },
 			"not protected: not running; the guest powered off: start it again"},
+		{"guest powered off, its backup dead", hosts("a", "b"), running("db", "a-1", "b-2"), func(s *scene) {
+			s.Observed.VMs[0].Primary.State, s.Observed.VMs[0].Backup.State = PoweredOff, Dead
+		}, "not protected: not running; the guest powered off: start it again"},
+		{"guest powered off, its backup silent", hosts("a", "b"), running("db", "a-1", "b-2"), func(s *scene) {
+			s.Observed.VMs[0].Primary.State, s.Observed.VMs[0].Backup.State, s.host("b-2").State = PoweredOff, Lost, Down
+			s.Observed.VMs[0].Fence = false
+		}, "not protected: not running; a silent copy may still run: confirm that its host is dead, or give the VM an arbiter and a fence (host b-2)"},
 		{"started again", hosts("a", "b"), running("db", "a-1", ""), func(s *scene) {
 			s.Observed.VMs[0].Primary.State, s.Observed.VMs[0].Revision = PoweredOff, 4
 		}, "start primary db epoch 3 revision 7 by a-1 to a-1: asked for"},

@@ -453,9 +453,6 @@ func (l *lab) operate(c *redis, free string) {
 	if _, diag, code := l.try(free, "migrate", "web", "--to", one); code != 1 || !strings.Contains(diag, "already") {
 		l.t.Errorf("a move to where it is: exit %d: %s", code, diag)
 	}
-	if _, diag, code := l.try(free, "shutdown", "web"); code != 1 || !strings.Contains(diag, "tandem console web") {
-		l.t.Errorf("shutdown: exit %d: %s", code, diag)
-	}
 	l.ask(free, "ft", "migrate-backup", "web", "--to", free)
 	at(one, free)
 	l.ask(two, "migrate", "web", "--to", two) // where no copy is: two steps

@@ -91,7 +91,7 @@ func (b *builder) unpack(p *deb.Package, file string) (s source, err error) {
 	}
 	convert, kind := copyData, "data1"
 	if p == b.kernel {
-		convert, kind = keepBoot, "boot2"
+		convert, kind = keepBoot, "boot3"
 	}
 	s.unpacked = filepath.Join(b.archive.cache, "unpacked", p.SHA256+"."+kind+".tar.zst")
 	st, err := os.Stat(s.unpacked)

@@ -241,7 +241,7 @@ func (r *rootfs) container(o *PullOptions, config *v1.ConfigFile, busybox []byte
 		return err
 	}
 	r.file(ours+"/busybox", 0o755, string(busybox))
-	r.file(ours+"/init", 0o755, withNetwork(containerInit))
+	r.file(ours+"/init", 0o755, withShared(containerInit))
 	r.file(ours+"/udhcpc", 0o755, strings.ReplaceAll(string(udhcpcScript), "/bin/busybox", ours+"/busybox"))
 	r.file(ours+"/run", 0o755, run)
 	return r.err

@@ -433,7 +433,7 @@ func (m *Manifest) write(dir string) error {
 func scripts() string {
 	h := sha256.New()
 	for _, b := range [][]byte{initScript, guestInit, udhcpcScript, []byte(redisService), []byte(redisReady), []byte(postgresService), []byte(postgresReady),
-		[]byte(sshService), []byte(networkScript), []byte(containerInit)} {
+		[]byte(sshService), []byte(networkScript), []byte(buttonScript), []byte(containerInit)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -27,6 +27,8 @@ var (
 	udhcpcScript []byte
 	//go:embed files/network
 	networkScript string
+	//go:embed files/button
+	buttonScript string
 	//go:embed files/redis
 	redisService string
 	//go:embed files/redis-ready
@@ -279,7 +281,7 @@ func (r *rootfs) identity(hostname string) {
 }
 
 func (r *rootfs) init() {
-	r.file("/usr/sbin/tandem-init", 0o755, withNetwork(string(guestInit)))
+	r.file("/usr/sbin/tandem-init", 0o755, withShared(string(guestInit)))
 	r.file("/usr/lib/tandem/udhcpc", 0o755, string(udhcpcScript))
 	if !r.exists("/usr/sbin/init") {
 		r.link("/usr/sbin/init", "tandem-init")
@@ -302,9 +304,9 @@ func (r *rootfs) init() {
 	}
 }
 
-// withNetwork puts the functions that all inits share into one.
-func withNetwork(script string) string {
-	return strings.Replace(script, "@NETWORK@\n", networkScript, 1)
+// withShared puts the functions that all inits share into one.
+func withShared(script string) string {
+	return strings.NewReplacer("@NETWORK@\n", networkScript, "@BUTTON@\n", buttonScript).Replace(script)
 }
 
 // users makes the account files from base-passwd's masters, as update-passwd

@@ -36,13 +36,14 @@ import (
 	"tandem/machine/virtio"
 	"tandem/machine/virtio/blk"
 	"tandem/machine/virtio/console"
+	"tandem/machine/virtio/input"
 	"tandem/machine/virtio/net"
 	"tandem/machine/virtio/rng"
 )
 
 // Version names the behaviour of the machine: two copies of a VM must agree on
 // it. It changes whenever the same inputs could lead to other bits.
-const Version = 2
+const Version = 3
 
 // quantum is the number of steps in one hart's turn.
 const quantum = 20_000
@@ -79,6 +80,7 @@ type Machine struct {
 	uart    *uart.UART
 	rtc     *rtc.RTC
 	slots   [fdt.VirtioSlots]bus.Device
+	button  *input.Device
 	outputs []event.Output
 	running *hart.Hart // the hart inside Run, nil between steps
 	host    hostInterface
@@ -116,6 +118,8 @@ func build(cfg Config, ram []byte) (*Machine, error) {
 	for i := len(cfg.Devices); i < fdt.VirtioSlots; i++ {
 		m.addVirtio(event.DeviceID(i), Device{})
 	}
+	m.button = input.New(m.ram, m.plic.Source(fdt.ButtonIRQ), input.Config{})
+	m.bus.Add(bus.Region{Name: "button", Base: fdt.ButtonBase, Size: fdt.VirtioSize, Device: m.button})
 	m.rtc.SetWall(cfg.Wall)
 	return m, nil
 }
@@ -408,6 +412,8 @@ func (m *Machine) control(c event.Control) error {
 			return fmt.Errorf("%w: no network device for link %d", ErrInput, c.Arg)
 		}
 		d.SetLink(c.Arg&1 != 0)
+	case event.PowerButton:
+		m.button.Press()
 	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
@@ -462,6 +468,9 @@ func (m *Machine) LinkUp(id event.DeviceID) bool {
 	d, ok := m.device(id).(*net.Device)
 	return ok && d.Link()
 }
+
+// ButtonDriven tells whether the guest has a driver for the power button.
+func (m *Machine) ButtonDriven() bool { return m.button.Driven() }
 
 // FramesWait tells whether a network device has frames that its driver has no room for.
 func (m *Machine) FramesWait(id event.DeviceID) bool {

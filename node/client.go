@@ -167,7 +167,7 @@ func (c *Client) Move(ctx context.Context, name string, q MoveRequest) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/move", q, nil)
 }
 
-// Command does something at a VM's primary: reset or test-failover.
+// Command does something at a VM's primary: shutdown, reset or test-failover.
 func (c *Client) Command(ctx context.Context, name, command string) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/"+command, nil, nil)
 }

@@ -121,7 +121,7 @@ func judge(st etcd.State, cl etcd.Claim, primary string, c etcd.Copy, now time.T
 	age := now.Sub(time.Unix(b.Since, 0))
 	ours := c.Token == b.Token
 	switch {
-	case b.Over != "":
+	case b.Over != "", ours && !c.Alive && c.End == control.EndOff: // with its VM: nobody has failed
 		return st, ""
 	case cl.Epoch > b.Epoch:
 		b.Over = "the primary lost it and goes on alone"
@@ -269,6 +269,9 @@ func left(p *process, cl etcd.Claim) bool { return p.Token != cl.Owner && cl.Epo
 // order orders a backup on another host.
 func (n *Node) order(ctx context.Context, c *etcd.Client, s *etcd.Snapshot, a cluster.Action, p *process) error {
 	cl, st := s.Claims[a.VM], s.States[a.VM]
+	if backupOf(cl, st, s.Copies[a.VM]).State == cluster.PoweredOff {
+		return etcd.ErrChanged // the VM has ended, and its primary will say so in a moment
+	}
 	st.Backup = &etcd.Backup{Host: a.To, Token: newToken(), Owner: p.Token, Epoch: cl.Epoch, Dial: p.Address, Since: time.Now().Unix()}
 	return c.SaveState(ctx, s, a.VM, st)
 }

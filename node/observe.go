@@ -168,6 +168,8 @@ func backupOf(cl etcd.Claim, st etcd.State, copies map[string]etcd.Copy) cluster
 	c, p := copies[b.Host], copies[cl.Node]
 	out := cluster.Copy{Host: b.Host, State: cluster.Cloning}
 	switch ours := c.Token == b.Token; {
+	case ours && !c.Alive && c.End == control.EndOff:
+		out.State = cluster.PoweredOff
 	case ours && !c.Alive:
 		out.State = cluster.Dead
 	case b.Over != "", cl.Epoch > b.Epoch: // claimed since: the primary goes on without it

@@ -38,6 +38,9 @@ func samples() []event.Entry {
 	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
+	for op := event.Link; op <= event.PowerButton; op++ {
+		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
+	}
 	var out []event.Entry
 	for i, v := range in {
 		out = append(out, event.Entry{Seq: event.Seq(i + 1), Step: event.Step(10 * i), GoLive: i%3 == 0, Input: v})
@@ -175,6 +178,8 @@ func TestAppendRefuses(t *testing.T) {
 		{"entropy", event.Entry{Seq: 5, Step: 10, Input: event.Entropy{Data: make([]byte, MaxEntropy+1)}}},
 		{"device", event.Entry{Seq: 5, Step: 10, Input: event.ConsoleIn{Device: 8}}},
 		{"control", event.Entry{Seq: 5, Step: 10, Input: event.Control{}}},
+		{"control between", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Dismiss + 1}}},
+		{"control beyond", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.PowerButton + 1}}},
 	} {
 		var c Encoder
 		c.Begin(nil, 5, 10)

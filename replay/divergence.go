@@ -76,12 +76,14 @@ var kindNames = [...]string{
 }
 
 var controlNames = [...]string{
-	event.PowerOff: "PowerOff",
-	event.Reset:    "Reset",
-	event.CPUShare: "CPUShare",
-	event.Activate: "Activate",
-	event.Switch:   "Switch",
-	event.Dismiss:  "Dismiss",
+	event.PowerOff:    "PowerOff",
+	event.Reset:       "Reset",
+	event.CPUShare:    "CPUShare",
+	event.Activate:    "Activate",
+	event.Switch:      "Switch",
+	event.Dismiss:     "Dismiss",
+	event.Link:        "Link",
+	event.PowerButton: "PowerButton",
 }
 
 func kindName(k event.Kind) string {
@@ -130,7 +132,7 @@ func inputText(in event.Input) string {
 	case event.Released:
 		return fmt.Sprintf("last %d", in.Last)
 	case event.Control:
-		if int(in.Op) < len(controlNames) && in.Op > 0 {
+		if int(in.Op) < len(controlNames) && controlNames[in.Op] != "" {
 			return fmt.Sprintf("%s arg %d", controlNames[in.Op], in.Arg)
 		}
 		return fmt.Sprintf("op %d arg %d", in.Op, in.Arg)

@@ -58,6 +58,20 @@ func (r *Replica) PowerOff() error {
 	return nil
 }
 
+// Shutdown asks the guest to shut down: it presses the power button. What comes of it
+// is the guest's affair; if it powers off, both copies end.
+func (r *Replica) Shutdown() error {
+	if err := r.running(); err != nil {
+		return err
+	}
+	if !r.m.ButtonDriven() {
+		return refused("the guest has no driver for its power button, virtio_input, or none yet: try again once it has booted, or run poweroff at its console, or pull the plug with stop")
+	}
+	r.wake(true)
+	r.control(event.PowerButton, 0)
+	return nil
+}
+
 // Reset presses the reset button.
 func (r *Replica) Reset() error {
 	if err := r.running(); err != nil {
@@ -176,6 +190,8 @@ func (r *Replica) heed(c event.Control) {
 		r.report(Event{Kind: Operated, Text: "the reset button was pressed"})
 	case event.PowerOff:
 		r.report(Event{Kind: Operated, Text: "the plug was pulled"})
+	case event.PowerButton:
+		r.report(Event{Kind: Operated, Text: "the power button was pressed"})
 	}
 }
 

@@ -230,6 +230,32 @@ func TestResetButton(t *testing.T) {
 	})
 }
 
+// The power button works on both copies: the guest ends as it does by itself, both
+// copies with it, in the epoch that they were in. One that is pressed as the primary dies
+// is heeded by the copy that goes on, if the log has it.
+func TestShutdown(t *testing.T) {
+	eachSeed(t, machinetest.Config(t, 2), func(p *pair) {
+		if err := p.a.Shutdown(); !errors.Is(err, replica.ErrRefused) {
+			p.t.Errorf("a guest without a driver is asked to shut down: %v", err)
+		}
+		p.protected()
+		p.ask(p.a, p.a.Shutdown)
+		crash := p.w.Chance().OneIn(2)
+		if crash {
+			p.await("the entry at the backup", sim.Second, func() bool { return p.b.saw(replica.Operated, "button") || p.a.p.Gone() })
+			p.a.p.Kill()
+		}
+		p.await("the end", 5*sim.Second, func() bool { return p.a.p.Gone() && p.b.p.Gone() })
+		if n := bytes.Count(p.vm.Console.Printed, []byte("bye\n")); n != 1 {
+			p.t.Errorf("the guest said good-bye %d times", n)
+		}
+		if rec, _ := p.vm.Arbiter.Read(); !crash && rec.Epoch != 1 {
+			p.t.Errorf("epoch %d: a copy went live at the end", rec.Epoch)
+		}
+		p.check()
+	})
+}
+
 // A CPU share bounds the steps of the machine, also on the copy that goes on and on a
 // backup that was made later.
 func TestCPUShare(t *testing.T) {
@@ -270,7 +296,7 @@ func TestCPUShare(t *testing.T) {
 func TestRefused(t *testing.T) {
 	p := newPair(t, *first, machinetest.Config(t, 1))
 	requests := func(c *copyOf) []func() error {
-		return []func() error{c.Switch, c.Detach, c.TestFailover, c.Reset, func() error { return c.SetCPUShare(500) }, c.PowerOff}
+		return []func() error{c.Switch, c.Detach, c.TestFailover, c.Reset, c.Shutdown, func() error { return c.SetCPUShare(500) }, c.PowerOff}
 	}
 	expect := func(c *copyOf, n int) {
 		t.Helper()
@@ -280,16 +306,16 @@ func TestRefused(t *testing.T) {
 			}
 		}
 	}
-	expect(p.b, 6)
+	expect(p.b, 7)
 	p.protected()
 	if err := p.a.TestFailover(); err != nil {
 		t.Error(err)
 	}
-	expect(p.b, 6)
+	expect(p.b, 7)
 	p.b.p.Kill()
 	p.goesOn(p.a)
 	expect(p.a, 3)
 	p.ask(p.a, p.a.PowerOff)
 	p.await("the end", sim.Second, p.a.p.Gone)
-	expect(p.a, 6)
+	expect(p.a, 7)
 }

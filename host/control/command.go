@@ -29,6 +29,7 @@ const commandTime = 30 * time.Second
 // commands are what a replica can be asked for, by the path of the request.
 var commands = map[string]func(r *replica.Replica, arg int) error{
 	"poweroff":      func(r *replica.Replica, _ int) error { return r.PowerOff() },
+	"shutdown":      func(r *replica.Replica, _ int) error { return r.Shutdown() },
 	"reset":         func(r *replica.Replica, _ int) error { return r.Reset() },
 	"cpu-share":     (*replica.Replica).SetCPUShare,
 	"switch":        func(r *replica.Replica, _ int) error { return r.Switch() },
@@ -152,6 +153,10 @@ func killSelf() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 
 // PowerOff pulls the plug on the VM: both copies end.
 func (c *Client) PowerOff() error { return c.ask(&c.http, "poweroff", nil) }
+
+// Shutdown presses the VM's power button, which asks the guest to shut down; it does not
+// wait for that.
+func (c *Client) Shutdown() error { return c.command("shutdown", nil) }
 
 // Reset presses the VM's reset button.
 func (c *Client) Reset() error { return c.command("reset", nil) }

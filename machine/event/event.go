@@ -170,8 +170,10 @@ const (
 	Switch                        // the peers change roles; the backup is the primary of epoch Arg
 	Dismiss                       // the backup ends, and may not claim epoch Arg any more
 
-	// Link plugs the cable of a network device in or pulls it: Arg is LinkArg.
-	Link ControlOp = 16
+	// What the machine itself sees; its devices have numbers of their own.
+
+	Link        ControlOp = 16 // the cable of a network device is plugged in or pulled; Arg is LinkArg
+	PowerButton ControlOp = 17 // the power button is pressed and let go; Arg is not used
 )
 
 // LinkArg is what a Link says: twice the slot, and 1 if the link is up.

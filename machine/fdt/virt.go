@@ -22,6 +22,7 @@ const (
 	PLICBase   = 0xc00_0000
 	UARTBase   = 0x1000_0000
 	VirtioBase = 0x1000_1000 // slot i is at VirtioBase + i*VirtioSize
+	ButtonBase = 0x1000_9000 // the power button, behind the last slot; QEMU has nothing there
 	RAMBase    = 0x8000_0000
 
 	ROMSize    = 0xf000
@@ -32,6 +33,7 @@ const (
 const (
 	VirtioIRQ   = 1 // of slot 0; slot i has VirtioIRQ + i
 	VirtioSlots = 8
+	ButtonIRQ   = 9
 	UARTIRQ     = 10
 	RTCIRQ      = 11
 )
@@ -179,9 +181,11 @@ func (v *virt) soc() {
 	serial.U32("clock-frequency", uartClock)
 	v.interrupt(serial, UARTIRQ)
 
+	// The button comes last: it takes no number from another device of the guest.
 	for i := range uint64(VirtioSlots) {
 		v.interrupt(device(soc, "virtio_mmio", VirtioBase+i*VirtioSize, VirtioSize, "virtio,mmio"), VirtioIRQ+uint32(i))
 	}
+	v.interrupt(device(soc, "virtio_mmio", ButtonBase, VirtioSize, "virtio,mmio"), ButtonIRQ)
 }
 
 // device adds a node with its compatible strings and registers.

@@ -33,7 +33,7 @@ asm(".globl _start\n"
 
 u8 stacks[HARTS][4096] __attribute__((aligned(16)));
 volatile u64 ticks, alarms, hash = 0x9e3779b97f4a7c15, shared;
-volatile u8 wish; // q or r, typed
+volatile u8 wish; // q or r, typed; q also if the power button was pressed
 
 static void mix(u64 v) { hash = (hash ^ v) * 0x5851f42d4c957f2d + (hash >> 29); }
 
@@ -61,12 +61,17 @@ static void number(u64 v, u64 base, char end)
 	put(p);
 }
 
-// external serves one interrupt of the PLIC: 1 to 8 virtio, 10 UART, 11 RTC.
+static void pressed(void);
+
+// external serves one interrupt of the PLIC: 1 to 9 virtio, the last of them the
+// power button's; 10 UART, 11 RTC.
 static void external(void)
 {
 	u32 irq = W(PLIC + 0x200004);
-	if (irq >= 1 && irq <= 8)
+	if (irq >= 1 && irq <= 9)
 		W(VIRTIO(irq - 1) + 0x64) = W(VIRTIO(irq - 1) + 0x60);
+	if (irq == 9)
+		pressed();
 	else if (irq == 10)
 		while (*(volatile u8 *)(UART + 5) & 1) {
 			u8 key = *(volatile u8 *)UART;
@@ -127,7 +132,7 @@ struct queue {
 	struct { u16 flags, idx; struct { u32 id, len; } ring[SIZE]; u16 event; } used __attribute__((aligned(4)));
 } __attribute__((aligned(64)));
 
-volatile struct queue disk, rx, tx, rng;
+volatile struct queue disk, rx, tx, rng, button;
 
 static void attach(int slot, int n, volatile struct queue *q)
 {
@@ -156,6 +161,8 @@ static int probe(int slot, int kind)
 		attach(slot, 0, &disk);
 	else if (kind == 4)
 		attach(slot, 0, &rng);
+	else if (kind == 18)
+		attach(slot, 0, &button);
 	else {
 		attach(slot, 0, &rx);
 		attach(slot, 1, &tx);
@@ -179,6 +186,33 @@ static void offer(volatile struct queue *q, int head)
 	q->avail.ring[q->avail.idx % SIZE] = head;
 	asm volatile("fence" ::: "memory");
 	q->avail.idx++;
+}
+
+// The board's power button: virtio-input behind the last slot.
+enum { BUTTON = 8, INPUT = 18, KEY = 1, POWER = 116 };
+volatile struct { u16 type, code; u32 value; } keys[4];
+u16 keys_seen;
+
+static void heed_button(void)
+{
+	if (!probe(BUTTON, INPUT))
+		return;
+	for (int i = 0; i < 4; i++) {
+		chain(&button, i, &keys[i], 8, 2);
+		offer(&button, i);
+	}
+	W(VIRTIO(BUTTON) + 0x50) = 0;
+}
+
+static void pressed(void)
+{
+	for (; keys_seen != button.used.idx; keys_seen++) {
+		u32 id = button.used.ring[keys_seen % SIZE].id;
+		if (keys[id].type == KEY && keys[id].code == POWER && keys[id].value)
+			wish = 'q';
+		offer(&button, id);
+	}
+	W(VIRTIO(BUTTON) + 0x50) = 0;
 }
 
 enum { IN = 0, OUT = 1, FLUSH = 4 };

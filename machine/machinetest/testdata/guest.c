@@ -8,7 +8,8 @@
 //	n hash ticks shared
 //
 // So whoever compares disk, frames and console sees whether two copies of the
-// guest went different ways. Typed bytes join the hash; q ends the guest, r resets it.
+// guest went different ways. Typed bytes join the hash; q ends the guest, r resets it;
+// the power button ends it too.
 //
 // HOST_IN_FRAME puts tohost where only the network card writes. ROUNDS ends it by itself, 0 never; WORK is how much it computes in a round;
 // TICK is the time between timer interrupts; PAUSE is how many it waits for; SECTORS
@@ -131,6 +132,7 @@ void enter(u64 hart)
 		}
 		W(VIRTIO(1) + 0x50) = 0;
 	}
+	heed_button();
 	D(CLINT + 0x4000) = now() + TICK;
 	asm volatile("csrs mie, %0" ::"r"(0x888));
 	for (u64 n = 0; !ROUNDS || n < ROUNDS; n++) {
