@@ -28,6 +28,15 @@ var controls = []struct {
 		}
 		return c.SetCPUShare(n)
 	}},
+	{"disk-resize", func(c *control.Client, arg string) error {
+		slot, size, _ := strings.Cut(arg, ":")
+		n, err := strconv.Atoi(slot)
+		bytes, err2 := parseSize(size)
+		if err != nil || err2 != nil {
+			return usageError{fmt.Errorf("disk-resize %s: give the disk's number and its new size, for instance 0:20G", arg)}
+		}
+		return c.ResizeDisk(n, bytes)
+	}},
 	{"switch", func(c *control.Client, _ string) error { return c.Switch() }},
 	{"detach", func(c *control.Client, _ string) error { return c.Detach() }},
 	{"resume", func(c *control.Client, _ string) error { return c.Resume() }},
@@ -42,19 +51,20 @@ func ctlCommand() *cobra.Command {
 		names = append(names, k.name)
 	}
 	c := &cobra.Command{
-		Use:   "ctl SOCKET COMMAND [THOUSANDTHS]",
+		Use:   "ctl SOCKET COMMAND [ARGUMENT]",
 		Short: "Ask one copy of a VM for something, by its control socket",
 		Long: "status prints the copy's status. Of the primary's copy:\n" +
 			"  stop           pull the plug: both copies end\n" +
 			"  shutdown       press the power button: the guest is asked to shut down\n" +
 			"  reset          press the reset button\n" +
 			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
+			"  disk-resize N:SIZE  make disk N larger; the first one is 0\n" +
 			"  switch         the backup becomes the primary, this copy ends\n" +
 			"  detach         the backup ends, this copy goes on alone\n" +
 			"  resume         of a VM that stopped as a disk failed: try that again, and go on\n" +
 			"  report         of such a VM: tell the guest of the error, and go on\n" +
 			"  test-failover  kill this copy as by kill -9, so that the backup goes on (with --yes)",
-		Args: args(2, 3, "SOCKET COMMAND [THOUSANDTHS]"),
+		Args: args(2, 3, "SOCKET COMMAND [ARGUMENT]"),
 		RunE: func(c *cobra.Command, a []string) error {
 			client := control.NewClient(a[0])
 			if a[1] == "status" {
@@ -69,8 +79,8 @@ func ctlCommand() *cobra.Command {
 			for _, k := range controls {
 				switch {
 				case k.name != a[1]:
-				case (k.name == "cpu-share") != (len(a) == 3):
-					return usageError{fmt.Errorf("%s: cpu-share takes a number of thousandths, the others nothing", k.name)}
+				case (k.name == "cpu-share" || k.name == "disk-resize") != (len(a) == 3):
+					return usageError{fmt.Errorf("%s: cpu-share takes a number of thousandths, disk-resize N:SIZE, the others nothing", k.name)}
 				case k.name == "test-failover" && !yes:
 					return usageError{fmt.Errorf("test-failover kills this copy of the VM: say --yes")}
 				default:

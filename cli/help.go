@@ -62,6 +62,8 @@ var examples = map[string]string{
 	"tandem ft test-failover":  "  tandem ft test-failover web --yes",
 	"tandem migrate":           "  tandem migrate web --to b",
 	"tandem reset":             "  tandem reset web",
+	"tandem disk":              "  tandem disk resize web 0 20G",
+	"tandem disk resize":       "  tandem disk resize web 0 20G",
 	"tandem shutdown":          "  tandem shutdown web --timeout 2m",
 	"tandem console":           "  tandem console web",
 }
@@ -88,7 +90,7 @@ var groups = []struct {
 	commands []string
 }{
 	{"To begin with:", []string{"demo", "doctor", "image", "run", "replay"}},
-	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "list", "top", "info", "console", "events", "migrate", "ft"}},
+	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "disk", "list", "top", "info", "console", "events", "migrate", "ft"}},
 	{"Hosts:", []string{"cluster", "nodes", "node", "witness"}},
 	{"Shared storage and network:", []string{"store", "switch"}},
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,6 +75,24 @@ func awaitPowerOff(ctx context.Context, w io.Writer, a *asks, c *node.Client, be
 		case <-after():
 		}
 	}
+}
+
+func resizeCommand() *cobra.Command {
+	c := asking("resize NAME SLOT SIZE", "Make a disk of a running VM larger", 3, 3, "the name of a VM, the number of its disk and a size",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			slot, err := strconv.Atoi(list[1])
+			if err != nil {
+				return usageError{fmt.Errorf("disk %s: give its number; the first one is 0", list[1])}
+			}
+			size, err := sizeOf("SIZE", list[2])
+			if err != nil {
+				return err
+			}
+			return a.client().Resize(ctx, list[0], node.ResizeRequest{Slot: slot, Bytes: size})
+		})
+	c.Long = "The export grows in its store, then the guest is told, at the same instruction on both copies. Its\n" +
+		"file systems grow by its own tools, for instance resize2fs /dev/vda. A disk can't become smaller."
+	return c
 }
 
 // moveCommand moves a copy, and waits until it is there.

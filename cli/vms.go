@@ -34,7 +34,10 @@ func vmCommands() []*cobra.Command {
 		ftStatus(), testFailover(),
 		moveCommand("migrate-backup", "Move a VM's backup to another host", "A pair has one backup at a time: the old one ends before the new one is cloned, so the VM is\n"+
 			"unprotected while it is copied. Move to a host that is known to be good.", "backup"))
-	return []*cobra.Command{createCommand(),
+	disk := &cobra.Command{Use: "disk", Short: "Disks of a VM that runs"}
+	group(disk)
+	disk.AddCommand(resizeCommand())
+	return []*cobra.Command{createCommand(), disk,
 		change("start", "Start a VM", node.VMChange{Power: &yes}),
 		change("stop", "Pull the plug on a VM", node.VMChange{Power: &no}),
 		asking("delete NAME", "End a VM and forget it; its disks stay where they are", 1, 1, "the name of a VM",

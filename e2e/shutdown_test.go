@@ -14,9 +14,10 @@ import (
 	"tandem/cluster"
 )
 
-// A protected Debian guest is asked to shut down: it ends its database and powers off,
-// both copies end with it in the epoch that they were in, and what was written is there
-// when it is started again. Who waits too short a time is told how to pull the plug.
+// The disk of a protected Debian guest grows, and the guest sees it. Then it is asked to
+// shut down: it ends its database and powers off, both copies end with it in the epoch
+// that they were in, and what was written is there when it is started again, with the
+// larger disk. Who waits too short a time is told how to pull the plug.
 func TestShutdown(t *testing.T) {
 	img := guest(t)
 	l, _ := newCluster(t, img, "n1", "n2", "n3")
@@ -27,6 +28,13 @@ func TestShutdown(t *testing.T) {
 	if s, err := c.ask("SET before shutdown"); err != nil || s != "+OK" {
 		l.fatalf("SET: %q, %v", s, err)
 	}
+	if _, diag, code := l.try("n3", "disk", "resize", "web", "0", "512M"); code != 1 || !strings.Contains(diag, "can't become smaller") {
+		t.Errorf("a smaller disk: exit %d: %s", code, diag)
+	}
+	const larger = "sectors=4194304" // of 512 bytes
+	console := l.console("n3", "web")
+	l.ask("n3", "disk", "resize", "web", "0", "2G")
+	console.ask("echo sectors=$(cat /sys/block/vda/size)", larger)
 	before := l.vm("n2", "web")
 	out := l.ask("n3", "shutdown", "web")
 	t.Log(strings.TrimSpace(out))
@@ -58,6 +66,8 @@ func TestShutdown(t *testing.T) {
 	if s, err := c.ask("GET before"); err != nil || s != "$8" {
 		t.Errorf("GET: %q, %v", s, err)
 	}
+	console = l.console("n2", "web")
+	console.ask("echo sectors=$(cat /sys/block/vda/size)", larger)
 	if _, diag, code := l.try("n1", "shutdown", "web", "--timeout", "1ms"); code != 1 || !strings.Contains(diag, "tandem stop web") {
 		t.Errorf("an impatient shutdown: exit %d: %s", code, diag)
 	}

@@ -21,6 +21,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"tandem/machine/aclint"
 	"tandem/machine/bus"
@@ -414,10 +415,25 @@ func (m *Machine) control(c event.Control) error {
 		d.SetLink(c.Arg&1 != 0)
 	case event.PowerButton:
 		m.button.Press()
+	case event.Resize:
+		return m.resize(event.Resized(c.Arg))
 	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
 	}
+	return nil
+}
+
+// resize makes a disk larger. The Config follows: it describes the board as it is, to
+// whoever clones it or boots it again.
+func (m *Machine) resize(slot event.DeviceID, capacity uint64) error {
+	d, ok := m.device(slot).(*blk.Device)
+	if !ok || int(slot) >= len(m.cfg.Devices) || capacity < m.cfg.Devices[slot].Capacity {
+		return fmt.Errorf("%w: no disk in slot %d that could become %d bytes large", ErrInput, slot, capacity)
+	}
+	m.cfg.Devices = slices.Clone(m.cfg.Devices) // others may have the same
+	m.cfg.Devices[slot].Capacity = capacity
+	d.Resize(capacity)
 	return nil
 }
 

@@ -5,6 +5,7 @@ package machine_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -30,6 +31,33 @@ func TestSnapshotBytes(t *testing.T) {
 		}
 		if !bytes.Equal(first.Bytes(), second.Bytes()) {
 			t.Errorf("seed %d: snapshots of %d and %d bytes differ", seed, first.Len(), second.Len())
+		}
+	}
+}
+
+// A disk that became larger is so in a snapshot, and after a reset; another machine of the
+// same Config keeps its own. It can't become smaller, and nothing else can be resized.
+func TestResizeDisk(t *testing.T) {
+	cfg := machinetest.Config(t, 1)
+	m := power(t, cfg)
+	const larger = 2 * machinetest.DiskSize
+	apply(t, m, event.Control{Op: event.Resize, Arg: event.ResizeArg(machinetest.DiskSlot, larger)})
+	apply(t, m, event.Control{Op: event.Reset})
+	n := restored(t, m)
+	for _, m := range []*machine.Machine{m, n} {
+		if got := m.Config().Devices[machinetest.DiskSlot].Capacity; got != larger {
+			t.Errorf("the disk has %d bytes", got)
+		}
+	}
+	if m.HashAll() != n.HashAll() || m.HashAll() == power(t, cfg).HashAll() {
+		t.Error("the state does not tell")
+	}
+	if cfg.Devices[machinetest.DiskSlot].Capacity != machinetest.DiskSize {
+		t.Error("the Config of others has changed")
+	}
+	for _, arg := range []uint64{event.ResizeArg(machinetest.DiskSlot, larger-512), event.ResizeArg(machinetest.NetSlot, larger), event.ResizeArg(7, larger)} {
+		if err := m.Apply(event.Control{Op: event.Resize, Arg: arg}); !errors.Is(err, machine.ErrInput) {
+			t.Errorf("resize %#x: %v", arg, err)
 		}
 	}
 }

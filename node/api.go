@@ -121,6 +121,7 @@ func (n *Node) routes() []api.Route {
 		{Pattern: "GET /v1/vms/{name}/samples", Role: api.View, Do: n.getSamples},
 		{Pattern: "GET /v1/vms/{name}/console", Role: api.Operate, Serve: n.getConsole},
 		{Pattern: "POST /v1/vms/{name}/move", Role: api.Operate, Do: n.postMove},
+		{Pattern: "POST /v1/vms/{name}/resize", Role: api.Operate, Do: n.postResize},
 		{Pattern: "POST /v1/vms/{name}/reset", Role: api.Operate, Do: n.postCommand("reset")},
 		{Pattern: "POST /v1/vms/{name}/test-failover", Role: api.Operate, Do: n.postCommand("test-failover")},
 		{Pattern: "POST /v1/vms/{name}/shutdown", Role: api.Operate, Do: n.postCommand("shutdown")},

@@ -167,6 +167,11 @@ func (c *Client) Move(ctx context.Context, name string, q MoveRequest) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/move", q, nil)
 }
 
+// Resize makes a disk of a running VM larger.
+func (c *Client) Resize(ctx context.Context, name string, q ResizeRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/resize", q, nil)
+}
+
 // Command does something at a VM's primary: shutdown, reset or test-failover.
 func (c *Client) Command(ctx context.Context, name, command string) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/"+command, nil, nil)

@@ -378,7 +378,7 @@ func check(e event.Entry) error {
 	case event.Entropy:
 		return checkPayload(in.Device, len(in.Data), MaxEntropy)
 	case event.Control:
-		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.PowerButton) {
+		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.Resize) {
 			return fmt.Errorf("%w: unknown control operation %d", ErrInvalid, in.Op)
 		}
 		return nil

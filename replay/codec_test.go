@@ -38,7 +38,7 @@ func samples() []event.Entry {
 	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
-	for op := event.Link; op <= event.PowerButton; op++ {
+	for op := event.Link; op <= event.Resize; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
 	var out []event.Entry
@@ -179,7 +179,7 @@ func TestAppendRefuses(t *testing.T) {
 		{"device", event.Entry{Seq: 5, Step: 10, Input: event.ConsoleIn{Device: 8}}},
 		{"control", event.Entry{Seq: 5, Step: 10, Input: event.Control{}}},
 		{"control between", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Dismiss + 1}}},
-		{"control beyond", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.PowerButton + 1}}},
+		{"control beyond", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Resize + 1}}},
 	} {
 		var c Encoder
 		c.Begin(nil, 5, 10)

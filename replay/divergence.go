@@ -84,6 +84,7 @@ var controlNames = [...]string{
 	event.Dismiss:     "Dismiss",
 	event.Link:        "Link",
 	event.PowerButton: "PowerButton",
+	event.Resize:      "Resize",
 }
 
 func kindName(k event.Kind) string {

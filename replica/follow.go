@@ -121,9 +121,12 @@ func (r *Replica) pollDisks() {
 			if !ok {
 				break
 			}
-			if done.Device = event.DeviceID(slot); done.ID >= resyncID {
+			switch done.Device = event.DeviceID(slot); {
+			case done.ID >= growID:
+				r.grown(done)
+			case done.ID >= resyncID:
 				r.resyncDone(done)
-			} else {
+			default:
 				r.followed(done)
 			}
 		}

@@ -33,6 +33,7 @@ const switchTime = ft.Second
 const (
 	SwitchOperation = "switch"
 	DetachOperation = "detach"
+	ResizeOperation = "resize"
 )
 
 // Operation is a request that takes a while: the newest one.
@@ -41,7 +42,9 @@ type Operation struct {
 	Under bool   // it is under way
 	Err   error  // why it was given up
 
-	deadline ft.Time // of a switch: the machine waits until then at most
+	deadline ft.Time // of a switch: the machine waits until then at most; of a resize: the disk
+	slot     event.DeviceID
+	size     uint64 // of a resize: the disk's
 }
 
 // Operation returns how the newest Switch or Detach goes.
@@ -139,6 +142,7 @@ func (r *Replica) TestFailover() error { return r.protected() }
 // operable says why nothing can be asked of this copy now.
 func (r *Replica) operable() error {
 	r.now = r.clock()
+	r.expire()
 	switch {
 	case r.done != nil:
 		return refused("this copy has ended: %w", r.done)
@@ -190,6 +194,8 @@ func (r *Replica) heed(c event.Control) {
 		r.report(Event{Kind: Operated, Text: "the reset button was pressed"})
 	case event.PowerOff:
 		r.report(Event{Kind: Operated, Text: "the plug was pulled"})
+	case event.Resize:
+		r.resized(event.Resized(c.Arg))
 	case event.PowerButton:
 		r.report(Event{Kind: Operated, Text: "the power button was pressed"})
 	}
@@ -226,6 +232,7 @@ func (r *Replica) handOver() {
 func (r *Replica) conclude(c ft.Changed) {
 	switch {
 	case !r.op.Under:
+	case r.op.Name == ResizeOperation && c.To != ft.Halted && c.To != ft.Off: // with or without a backup
 	case r.op.Name == DetachOperation && (c.To == ft.Solo || c.To == ft.Off):
 		r.endOperation(nil)
 	case r.op.Name == SwitchOperation && c.To == ft.Halted && r.p.Leaving():

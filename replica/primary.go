@@ -28,6 +28,7 @@ func (r *Replica) turnPrimary() (next ft.Time) {
 		return r.now
 	}
 	r.confirmDisks()
+	r.expire()
 	r.handOver()
 	r.announce()
 	still, due := r.sendClone()

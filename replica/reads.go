@@ -135,6 +135,9 @@ func (g *gate) overwrites(q event.DiskRequest, parked []parkedRequest) bool {
 // completed takes a request that a disk has done.
 func (r *Replica) completed(done event.DiskDone) {
 	switch {
+	case done.ID >= growID:
+		r.grown(done)
+		return
 	case done.ID >= resyncID:
 		r.resyncing.done(done)
 		return

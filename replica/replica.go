@@ -146,6 +146,7 @@ type Replica struct {
 	failures  failures  // that the guest is not told of
 	resyncing resyncing // of a primary: its backup's disks
 	resynced  resynced  // of a backup: its own
+	grows     uint64    // DiskGrow requests
 	idBase    uint64    // of requests, for a VM that was booted again: see boot
 
 	claim, fence pendingQuestion

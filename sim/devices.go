@@ -83,6 +83,9 @@ func (d *Disk) drain() {
 
 // tear does some sectors of an operation.
 func (s *Storage) tear(q event.DiskRequest) {
+	if q.Op == event.DiskGrow {
+		return
+	}
 	switch s.w.chance.IntN(3) {
 	case 0:
 		s.run(q)
@@ -125,7 +128,7 @@ func (s *Storage) PowerLoss() {
 // Submit implements world.Disk.
 func (d *Disk) Submit(q event.DiskRequest) {
 	d.site.p.touch()
-	if q.Op != event.DiskRead && q.Op != event.DiskFlush {
+	if q.Changes() {
 		if d.reader {
 			d.s.w.Breach("%s writes by a connection that is to read", d.site.p.Name)
 		}
@@ -202,6 +205,10 @@ func (s *Storage) run(q event.DiskRequest) []byte {
 		clear(s.unsafe)
 		return nil
 	}
+	if q.Op == event.DiskGrow {
+		s.grow(q.Length)
+		return nil
+	}
 	place := s.Bytes[q.Offset : q.Offset+q.Length]
 	switch q.Op {
 	case event.DiskRead:
@@ -215,6 +222,15 @@ func (s *Storage) run(q event.DiskRequest) []byte {
 		s.unsafe[i] = true
 	}
 	return nil
+}
+
+// grow makes the disk larger, for good.
+func (s *Storage) grow(size uint64) {
+	if old := uint64(len(s.Bytes)); size > old {
+		s.Bytes = append(s.Bytes, make([]byte, size-old)...)
+		s.stable = append(s.stable, make([]byte, size-old)...)
+		s.unsafe = append(s.unsafe, make([]bool, (size+sector-1)/sector-uint64(len(s.unsafe)))...)
+	}
 }
 
 // Poll implements world.Disk.

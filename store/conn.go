@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tandem/host/filedisk"
 	"tandem/host/nbd/wire"
 )
 
@@ -207,6 +209,7 @@ var commandFlags = map[uint16]uint16{
 	wire.CmdFlush:       wire.CmdFlagFUA,
 	wire.CmdTrim:        wire.CmdFlagFUA,
 	wire.CmdWriteZeroes: wire.CmdFlagFUA | wire.CmdFlagNoHole,
+	wire.CmdResize:      0,
 }
 
 // check returns the error of a request that can't be carried out, or 0.
@@ -220,12 +223,25 @@ func (c *conn) check(r wire.Request) uint32 {
 		return wire.EINVAL
 	case r.Command == wire.CmdFlush:
 		return 0
+	case r.Command == wire.CmdResize: // to what it has by now, a reader may, who learns of it so
+		return c.checkResize(r.Offset)
 	case change && c.readOnly():
 		return wire.EPERM
 	case outside && (r.Command == wire.CmdWrite || r.Command == wire.CmdWriteZeroes):
 		return wire.ENOSPC
 	case outside || r.Command == wire.CmdRead && r.Length > wire.MaxPayload:
 		return wire.EINVAL
+	}
+	return 0
+}
+
+// checkResize returns the error of a size that the export can't be given.
+func (c *conn) checkResize(size uint64) uint32 {
+	switch now := c.export.disk.Size(); {
+	case size < now || size > math.MaxInt64 || size%filedisk.SectorSize != 0:
+		return wire.EINVAL
+	case size > now && c.readOnly():
+		return wire.EPERM
 	}
 	return 0
 }
@@ -265,6 +281,8 @@ func (c *conn) run(j job) (data []byte, err error) {
 		err = c.zero(j, j.Flags&wire.CmdFlagNoHole == 0)
 	case wire.CmdFlush:
 		return nil, d.Sync()
+	case wire.CmdResize:
+		return nil, d.Grow(j.Offset)
 	}
 	if err == nil && (j.Flags&wire.CmdFlagFUA != 0 || c.store.cfg.SyncWrites) {
 		err = d.Sync()
@@ -296,6 +314,8 @@ func errorCode(err error) uint32 {
 		return wire.ENOSPC
 	case errors.Is(err, unix.EPERM):
 		return wire.EPERM
+	case errors.Is(err, unix.ENOTSUP):
+		return wire.ENOTSUP
 	}
 	return wire.EIO
 }

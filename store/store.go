@@ -263,5 +263,6 @@ type disk interface {
 	ReadAt(b []byte, off uint64) error
 	WriteAt(b []byte, off uint64) error
 	Zero(off, n uint64, hole bool) error
+	Grow(size uint64) error
 	Sync() error
 }

@@ -243,6 +243,10 @@ func TestRefusedRequests(t *testing.T) {
 		{ro, wire.Request{Command: wire.CmdWrite, Length: 2}, "ab", wire.EPERM},
 		{ro, wire.Request{Command: wire.CmdTrim, Length: 2}, "", wire.EPERM},
 		{ro, wire.Request{Command: wire.CmdFlush}, "", 0},
+		{ro, wire.Request{Command: wire.CmdResize, Offset: 2 * size}, "", wire.EPERM},
+		{rw, wire.Request{Command: wire.CmdResize, Offset: size - 512}, "", wire.EINVAL},
+		{rw, wire.Request{Command: wire.CmdResize, Offset: size + 1}, "", wire.EINVAL},
+		{rw, wire.Request{Command: wire.CmdResize, Offset: 1 << 63}, "", wire.EINVAL},
 		{rw, wire.Request{Command: wire.CmdRead}, "", 0},
 	} {
 		if code, _ := c.do(c.req, []byte(c.data), 0); code != c.want {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"tandem/machine/event"
 	"tandem/replica"
 )
 
@@ -39,6 +40,16 @@ var commands = map[string]func(r *replica.Replica, arg int) error{
 	"test-failover": func(r *replica.Replica, _ int) error { return r.TestFailover() },
 }
 
+// resize reads disk-resize's arguments.
+func resize(q url.Values) (func(r *replica.Replica, _ int) error, error) {
+	slot, err := strconv.ParseUint(q.Get("slot"), 10, 3)
+	size, err2 := strconv.ParseUint(q.Get("bytes"), 10, 64)
+	if err != nil || err2 != nil {
+		return nil, errors.New("disk-resize needs slot=N, from 0 to 7, and bytes=N")
+	}
+	return func(r *replica.Replica, _ int) error { return r.ResizeDisk(event.DeviceID(slot), size) }, nil
+}
+
 // command is one that waits for its answer.
 type command struct {
 	do    func(r *replica.Replica, arg int) error
@@ -53,10 +64,18 @@ var errGone = fmt.Errorf("%w: this copy has ended", ErrRefused)
 func (s *Server) post(w http.ResponseWriter, req *http.Request) {
 	name := req.PathValue("command")
 	do, ok := commands[name]
+	var bad error
+	if name == "disk-resize" {
+		do, bad = resize(req.URL.Query())
+		ok = true
+	}
 	c := &command{do: do, reply: make(chan error, 1)}
 	switch {
 	case !ok:
 		answer(w, http.StatusNotFound, fmt.Errorf("there is no command %s", name))
+		return
+	case bad != nil:
+		answer(w, http.StatusBadRequest, bad)
 		return
 	case name == "test-failover" && req.URL.Query().Get("confirm") != "yes":
 		answer(w, http.StatusBadRequest, errors.New("test-failover kills this process: confirm=yes says that this is meant"))
@@ -164,6 +183,11 @@ func (c *Client) Reset() error { return c.command("reset", nil) }
 // SetCPUShare bounds what the VM uses of one CPU, in thousandths.
 func (c *Client) SetCPUShare(thousandths int) error {
 	return c.command("cpu-share", url.Values{"thousandths": {strconv.Itoa(thousandths)}})
+}
+
+// ResizeDisk makes the disk in a slot larger, and returns when the guest has been told.
+func (c *Client) ResizeDisk(slot int, bytes uint64) error {
+	return c.command("disk-resize", url.Values{"slot": {strconv.Itoa(slot)}, "bytes": {strconv.FormatUint(bytes, 10)}})
 }
 
 // Switch makes the backup the primary, and returns when it is; the replica that was

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ const SectorSize = 512
 // ranges that reach past the end.
 type File struct {
 	f        *os.File
-	size     uint64
+	size     atomic.Uint64
 	device   bool
 	readOnly bool
 
@@ -99,12 +100,44 @@ func (f *File) prepare() error {
 	if end == 0 || end%SectorSize != 0 {
 		return fmt.Errorf("its size is %d bytes, which is not a whole number of sectors of %d bytes; extend it with 'truncate -s %%%d FILE'", end, SectorSize, SectorSize)
 	}
-	f.size = uint64(end)
+	f.size.Store(uint64(end))
 	return nil
 }
 
 // Size is the number of bytes.
-func (f *File) Size() uint64 { return f.size }
+func (f *File) Size() uint64 { return f.size.Load() }
+
+// Grow makes the file at least so many bytes large; what is new reads as zeros. A block
+// device can't be told to: it is taken to be as large as it has become. The disk never
+// becomes smaller.
+func (f *File) Grow(size uint64) error {
+	if size <= f.Size() {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	end, err := f.f.Seek(0, io.SeekEnd) // nothing else uses the place
+	switch {
+	case err != nil:
+		return err
+	case uint64(end) >= size: // somebody has done it
+	case f.readOnly:
+		return fmt.Errorf("the disk is read-only: %w", unix.EPERM)
+	case f.device:
+		return fmt.Errorf("the device has %d bytes: make it larger first: %w", end, unix.ENOTSUP)
+	case size > math.MaxInt64 || size%SectorSize != 0:
+		return fmt.Errorf("%d bytes are no size of a disk: %w", size, unix.EINVAL)
+	default:
+		if err := retry(func() error { return unix.Ftruncate(int(f.f.Fd()), int64(size)) }); err != nil {
+			return err
+		}
+		if err := f.f.Sync(); err != nil {
+			return err
+		}
+	}
+	f.size.Store(max(size, f.Size()))
+	return nil
+}
 
 // ReadOnly reports whether changes are refused.
 func (f *File) ReadOnly() bool { return f.readOnly }
@@ -201,8 +234,9 @@ func (f *File) check(off, n uint64, change bool) error {
 	switch {
 	case change && f.readOnly:
 		return fmt.Errorf("the disk is read-only: %w", unix.EPERM)
-	case off > f.size || n > f.size-off || off > math.MaxInt64:
-		return fmt.Errorf("bytes %d to %d of a disk of %d: %w", off, off+n, f.size, unix.EINVAL)
+	}
+	if size := f.Size(); off > size || n > size-off || off > math.MaxInt64 {
+		return fmt.Errorf("bytes %d to %d of a disk of %d: %w", off, off+n, size, unix.EINVAL)
 	}
 	return nil
 }

@@ -140,6 +140,8 @@ func (d *Disk) run(r event.DiskRequest) event.DiskDone {
 		err = d.file.Zero(r.Offset, r.Length, true)
 	case event.DiskWriteZeroes:
 		err = d.file.Zero(r.Offset, r.Length, false)
+	case event.DiskGrow:
+		err = d.file.Grow(r.Length)
 	default:
 		err = unix.ENOTSUP
 	}

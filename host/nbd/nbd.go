@@ -28,6 +28,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,7 +125,11 @@ func (d *Disk) name() wire.Name {
 }
 
 // Size is the number of bytes.
-func (d *Disk) Size() uint64 { return d.size }
+func (d *Disk) Size() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.size
+}
 
 // ReadOnly reports whether changes are refused.
 func (d *Disk) ReadOnly() bool { return d.flags&wire.FlagReadOnly != 0 }
@@ -201,6 +206,10 @@ func (d *Disk) begin() (woken bool) {
 func (d *Disk) immediate(r event.DiskRequest) (status event.DiskStatus, done bool) {
 	outside := r.Offset > d.size || r.Length > d.size-r.Offset
 	switch {
+	case r.Op == event.DiskGrow && r.Length <= d.size:
+		return event.DiskOK, true
+	case r.Op == event.DiskGrow: // of a server that does not know the command we would never hear again
+		return event.DiskUnsupported, !strings.HasPrefix(d.server, wire.StorePrefix)
 	case r.Op < event.DiskRead || r.Op > event.DiskWriteZeroes:
 		return event.DiskUnsupported, true
 	case r.Op == event.DiskFlush:
@@ -228,6 +237,8 @@ func (d *Disk) finish(o *op, status event.DiskStatus) {
 	done := event.DiskDone{Device: o.req.Device, ID: o.req.ID, Status: status}
 	switch {
 	case status != event.DiskOK:
+	case o.req.Op == event.DiskGrow:
+		d.size = max(d.size, o.req.Length)
 	case o.req.Op == event.DiskRead:
 		done.Data = o.data
 	case o.req.Op == event.DiskFlush && d.lostData:
@@ -305,11 +316,11 @@ func (d *Disk) reconnect(ctx context.Context) *session {
 
 // resume makes s the connection of the disk, if it is still the same disk.
 func (d *Disk) resume(s *session) error {
-	if s.size != d.size || s.flags != d.flags {
-		return fmt.Errorf("the export has changed: %d bytes with flags %#x, was %d with %#x; restore it or stop the VM", s.size, s.flags, d.size, d.flags)
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if s.size < d.size || s.flags != d.flags {
+		return fmt.Errorf("the export has changed: %d bytes with flags %#x, was %d with %#x; restore it or stop the VM", s.size, s.flags, d.size, d.flags)
+	}
 	if s.description != d.server && d.flushed < d.changes {
 		d.lostData = true
 	}
@@ -369,6 +380,9 @@ func (d *Disk) nextPart(o *op, s *session) (req wire.Request, data []byte) {
 	case o.req.Op == event.DiskFlush:
 		o.changes = d.changes
 		return wire.Request{Command: wire.CmdFlush}, nil
+	case o.req.Op == event.DiskGrow:
+		o.part = left
+		return wire.Request{Command: wire.CmdResize, Offset: o.req.Length}, nil
 	case !s.has(wire.FlagWriteZeroes):
 		req.Command, o.part = wire.CmdWrite, min(left, s.maximum, uint64(len(zeros)))
 		data = zeros[:o.part]
@@ -427,7 +441,7 @@ func (d *Disk) answered(o *op, rep wire.Reply) {
 	if o.at += o.part; rep.Error == 0 && o.at < o.req.Length && o.req.Op != event.DiskFlush {
 		d.send(o)
 	} else {
-		d.finish(o, status(rep.Error))
+		d.finish(o, o.status(rep.Error))
 		woken = true
 	}
 	if o.req.Changes() {
@@ -440,11 +454,11 @@ func (d *Disk) answered(o *op, rep wire.Reply) {
 	}
 }
 
-func status(code uint32) event.DiskStatus {
-	switch code {
-	case 0:
+func (o *op) status(code uint32) event.DiskStatus {
+	switch {
+	case code == 0:
 		return event.DiskOK
-	case wire.ENOTSUP:
+	case code == wire.ENOTSUP, code == wire.EINVAL && o.req.Op == event.DiskGrow: // an older store
 		return event.DiskUnsupported
 	}
 	return event.DiskIOError

@@ -531,6 +531,53 @@ func TestReader(t *testing.T) {
 	}
 }
 
+// A disk grows by request, and what is new reads as zeros and can be written; a reader
+// learns of it and can't do it itself. A store that is started again has the larger disk;
+// another server's can't be made larger from here.
+func TestGrow(t *testing.T) {
+	path := newDisk(t)
+	at, stop := startStore(t, path, "127.0.0.1:0")
+	url := "nbd://" + at + "/disk"
+	owner := dial(t, url, 3)
+	small := owner.Size()
+	large := 2 * small
+	reader := &loop{t: t, woken: make(chan struct{}, 1)}
+	var err error
+	if reader.Disk, err = DialReader(context.Background(), url, func() { reader.woken <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if d := reader.do(event.DiskGrow, 0, large, nil); d.Status != event.DiskIOError {
+		t.Errorf("a reader makes the disk larger: status %d", d.Status)
+	}
+	if d := owner.do(event.DiskWrite, large-512, 512, fill('1', 512)); d.Status != event.DiskIOError {
+		t.Errorf("a write beyond the end: status %d", d.Status)
+	}
+	owner.mustDo(event.DiskGrow, 0, large, nil)
+	owner.mustDo(event.DiskGrow, 0, small, nil) // it is as large as that
+	owner.mustDo(event.DiskWrite, large-512, 512, fill('1', 512))
+	reader.mustDo(event.DiskGrow, 0, large, nil)
+	want := append(make([]byte, 512), fill('1', 512)...)
+	if got := reader.mustDo(event.DiskRead, large-1024, 1024, nil); !bytes.Equal(got, want) {
+		t.Error("the reader reads something else at the new end")
+	}
+	if st, err := os.Stat(path); err != nil || uint64(st.Size()) != large || owner.Size() != large {
+		t.Errorf("the file has %d bytes (%v), the disk %d, want %d", st.Size(), err, owner.Size(), large)
+	}
+	if d := owner.do(event.DiskGrow, 0, large+1, nil); d.Status == event.DiskOK {
+		t.Error("a part of a sector was added")
+	}
+	stop()
+	startStore(t, path, at)
+	if got := owner.mustDo(event.DiskRead, large-1024, 1024, nil); !bytes.Equal(got, want) {
+		t.Error("after a restart of the store the new end reads something else")
+	}
+	nbdkit := dial(t, startTool(t, "nbdkit", "", "nbdkit", "-f", "-U", "SOCKET", "memory", "8M"), 0)
+	if d := nbdkit.do(event.DiskGrow, 0, 16<<20, nil); d.Status != event.DiskUnsupported {
+		t.Errorf("another server's disk: status %d", d.Status)
+	}
+}
+
 // Close ends a disk that can't be reached, with requests outstanding.
 func TestCloseWhileLost(t *testing.T) {
 	at, stop := startStore(t, newDisk(t), "127.0.0.1:0")

@@ -174,6 +174,7 @@ const (
 
 	Link        ControlOp = 16 // the cable of a network device is plugged in or pulled; Arg is LinkArg
 	PowerButton ControlOp = 17 // the power button is pressed and let go; Arg is not used
+	Resize      ControlOp = 18 // a disk has become larger; Arg is ResizeArg
 )
 
 // LinkArg is what a Link says: twice the slot, and 1 if the link is up.
@@ -183,6 +184,13 @@ func LinkArg(d DeviceID, up bool) uint64 {
 	}
 	return uint64(d) << 1
 }
+
+// ResizeArg is what a Resize says: eight times the capacity in sectors of 512 bytes, and
+// the slot.
+func ResizeArg(d DeviceID, capacity uint64) uint64 { return capacity/512<<3 | uint64(d) }
+
+// Resized reads a ResizeArg.
+func Resized(arg uint64) (d DeviceID, capacity uint64) { return DeviceID(arg & 7), arg >> 3 * 512 }
 
 // Hash lets the backup compare itself with the primary. State covers registers
 // and devices, Memory the pages chosen for this entry (package machine).
@@ -258,6 +266,10 @@ const (
 	DiskFlush
 	DiskDiscard
 	DiskWriteZeroes
+
+	// DiskGrow makes a disk Length bytes large, if it is smaller. No machine asks for it:
+	// it is how a replica prepares a Resize.
+	DiskGrow
 )
 
 // ConsoleOut is bytes printed at a console. Offset counts all bytes that this

@@ -11,7 +11,7 @@
 //	submitted      write 0..8   read 4..12   read 0..4   write 8..16   flush
 //	waits for      —            the write    the write   the read      —
 //
-// A discard changes the disk like a write. A flush waits for nobody: it covers
+// A discard changes the disk like a write, and so does what makes it larger. A flush waits for nobody: it covers
 // the operations that had ended before it was submitted (Virtio 1.2 §5.2.6.2).
 package overlap
 
@@ -103,7 +103,7 @@ func Conflict(a, b event.DiskRequest) bool {
 }
 
 func changes(op event.DiskOp) bool {
-	return op == event.DiskWrite || op == event.DiskDiscard || op == event.DiskWriteZeroes
+	return op == event.DiskWrite || op == event.DiskDiscard || op == event.DiskWriteZeroes || op == event.DiskGrow
 }
 
 func touches(op event.DiskOp) bool { return op != event.DiskFlush }

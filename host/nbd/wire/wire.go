@@ -115,6 +115,7 @@ const (
 	CmdFlush       = 3
 	CmdTrim        = 4
 	CmdWriteZeroes = 6
+	CmdResize      = 8 // the offset is the new size; of the protocol's extension "resize", here to grow only
 )
 
 // Command flags.

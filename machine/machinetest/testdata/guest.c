@@ -9,7 +9,8 @@
 //
 // So whoever compares disk, frames and console sees whether two copies of the
 // guest went different ways. Typed bytes join the hash; q ends the guest, r resets it;
-// the power button ends it too.
+// the power button ends it too. When its disk has become larger it says so and writes
+// to the new end.
 //
 // HOST_IN_FRAME puts tohost where only the network card writes. ROUNDS ends it by itself, 0 never; WORK is how much it computes in a round;
 // TICK is the time between timer interrupts; PAUSE is how many it waits for; SECTORS
@@ -135,8 +136,17 @@ void enter(u64 hart)
 	heed_button();
 	D(CLINT + 0x4000) = now() + TICK;
 	asm volatile("csrs mie, %0" ::"r"(0x888));
+	u64 capacity = has_disk ? D(VIRTIO(0) + 0x100) : 0;
 	for (u64 n = 0; !ROUNDS || n < ROUNDS; n++) {
 		u64 t = ticks;
+		if (has_disk && D(VIRTIO(0) + 0x100) != capacity) {
+			capacity = D(VIRTIO(0) + 0x100);
+			put("capacity ");
+			number(capacity, 10, '\n');
+			do // the last sector is there
+				ask(0, OUT, capacity - 1, out, 512);
+			while (!done(1));
+		}
 		for (u64 i = 1; i < HARTS; i++)
 			W(CLINT + 4 * i) = 1; // harts that are not there don't mind
 		work();
