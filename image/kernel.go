@@ -35,8 +35,8 @@ var wanted = []struct {
 	{"virtio_net", true},
 	{"virtio_console", false},
 	{"virtio_rng", false},
-	{"virtio_input", false}, // the power button
-	{"evdev", false},        // and who reads it
+	{"virtio_input", false},   // the power button
+	{"evdev", false},          // and who reads it
 	{"crc32c_generic", false}, // ext4 and jbd2 ask for it by its alias
 	{"ext4", true},
 }
