@@ -90,6 +90,9 @@ func offset(n int) uint8 {
 }
 
 func checkSeccomp() error {
+	if err := checkThreads(); err != nil { // C makes threads by calls that the filter does not know
+		return err
+	}
 	if auditArch == 0 {
 		return fmt.Errorf("there is no table of system calls for this CPU yet")
 	}
