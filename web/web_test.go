@@ -170,11 +170,14 @@ func dashboard(t *testing.T, b *browser) {
 	b.eval("document.querySelector('#ask-to').value = 'host3'")
 	b.click("#ask-yes")
 	b.until("/on its way|is to move to host3/.test(document.querySelector('#toasts').textContent)")
+	b.click("#do-shutdown")
+	b.click("#ask-yes")
+	b.until("/power button of web is pressed/.test(document.querySelector('#toasts').textContent)")
 	b.key("g")
 	b.click("#evacuate-host1")
 	b.click("#ask-yes")
 	b.until("/host1 is being evacuated/.test(document.querySelector('#toasts').textContent)")
-	want := []string{`PATCH /v1/vms/web {"ft":false}`, `POST /v1/vms/web/move {"role":"primary","to":"host3"}`, `PATCH /v1/nodes/host1 {"evacuation":"evacuate"}`}
+	want := []string{`PATCH /v1/vms/web {"ft":false}`, `POST /v1/vms/web/move {"role":"primary","to":"host3"}`, `POST /v1/vms/web/shutdown `, `PATCH /v1/nodes/host1 {"evacuation":"evacuate"}`}
 	if !slices.Equal(f.did(), want) {
 		t.Errorf("asked for %q", f.did())
 	}

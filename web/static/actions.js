@@ -43,8 +43,13 @@ const change = (v, q, what) => run(what, "PATCH", vmPath(v.name), q);
 
 async function stop(v) {
   if (await confirm({ title: `Stop ${v.name}?`, bad: true, yes: "Pull the plug",
-    text: ["Both copies end at once, as when the plug is pulled: the guest is not asked, and what it has not written is lost.", "To shut it down in order, run poweroff at its console."] }))
+    text: ["Both copies end at once, as when the plug is pulled: the guest is not asked, and what it has not written is lost.", "Shut down asks it first."] }))
     change(v, { power: false }, `${v.name} is being stopped`);
+}
+
+async function shutdown(v) {
+  if (await confirm({ title: `Shut down ${v.name}?`, yes: "Press the power button", text: ["The guest ends its programs and powers off, and both copies end with it. One that does not answer runs on: Stop pulls its plug."] }))
+    run(`the power button of ${v.name} is pressed`, "POST", vmPath(v.name, "/shutdown"));
 }
 
 async function reset(v) {
@@ -82,6 +87,7 @@ export function vmActions(v) {
     v.power && v.primary?.state !== "powered off"
       ? button("do-stop", "Stop", "operate", () => stop(v), { class: "hurts" })
       : button("do-start", "Start", "operate", () => change(v, { power: true }, `${v.name} is being started`), { class: "main" }),
+    running && v.power && button("do-shutdown", "Shut down", "operate", () => shutdown(v), { class: "hurts" }),
     running && button("do-reset", "Reset", "operate", () => reset(v), { class: "hurts" }),
     v.ft ? button("do-ft", "Disable FT", "operate", () => unprotect(v), { class: "hurts" })
          : button("do-ft", "Enable FT", "operate", () => change(v, { ft: true }, `FT of ${v.name} is enabled`)),
