@@ -110,7 +110,7 @@ func TestStats(t *testing.T) {
 		}
 	}
 	if s := tables["replay --engine jit"]; s != nil &&
-		(s["by translated code"] < steps*9/10 || s["csrrs"] < 2000 || s["csrrs"] > 3000 || s["code cache, bytes"] != 32<<20) {
+		(s["by translated code"] < steps*9/10 || s["csrrs"] < 2000 || s["csrrs"] > 3000 || s["code cache, bytes"] != 64<<20) {
 		t.Errorf("the loop was to be translated but for its CSR: %v", s)
 	}
 }
