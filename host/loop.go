@@ -32,8 +32,9 @@ func Wake() (wake func(), woken <-chan struct{}) {
 }
 
 // yieldEvery is how long turns follow each other at once before other goroutines may
-// have their processor. To yield costs as much as a turn: a thread wakes up for it.
-const yieldEvery = world.Time(100 * time.Microsecond)
+// have their processor. To yield is dear: a thread wakes up for it,
+// and the turns often go on there.
+const yieldEvery = world.Time(time.Millisecond)
 
 // Run takes turns until one says that it is done, or until ctx is, whose error it
 // returns. A turn says when the next one is due at the latest; a time that isn't

@@ -291,16 +291,13 @@ func (r *Replica) answerEntropy() {
 // runSlice lets the machine execute, and hashes it now and then.
 func (r *Replica) runSlice() {
 	before := r.now
-	stop, err := r.rec.Run(r.m.Step() + r.slice.steps)
+	stop, err := r.execute()
 	r.collect()
 	if err != nil {
 		r.fail(fmt.Errorf("run the machine: %w", err))
 		return
 	}
-	r.now = r.clock()
 	switch stop {
-	case event.StopLimit:
-		r.slice.took(r.now - before)
 	case event.StopIdle, event.StopExit:
 		r.idle = true
 	case event.StopClock:
@@ -312,6 +309,22 @@ func (r *Replica) runSlice() {
 	}
 	if share := r.share(); share < ft.FullShare {
 		r.resumeAt = r.now + (r.now-before)*ft.Time(ft.FullShare-share)/ft.Time(share)
+	}
+}
+
+// execute runs the machine until it wants something, or for the time of a slice.
+func (r *Replica) execute() (event.Stop, error) {
+	for end := r.now + sliceTime; ; {
+		began := r.now
+		stop, err := r.rec.Run(r.m.Step() + r.slice.steps)
+		r.now = r.clock()
+		if stop != event.StopLimit || err != nil {
+			return stop, err
+		}
+		r.slice.took(r.now - began)
+		if r.now == began || r.now >= end {
+			return stop, nil
+		}
 	}
 }
 

@@ -7,11 +7,11 @@ import (
 	"tandem/machine/event"
 )
 
-// slice is what a machine executes between two looks at the world. Translated code
-// executes a step in 0.2 ns or in 70, so steps alone are no measure: a look costs a
-// microsecond, and while a slice lasts neither an input nor Go's stop of the world
-// comes through. A slice grows while it is too short in time, to a bound that keeps
-// the first one of slow code below the millisecond.
+// slice is what a machine executes in one go. Translated code executes a step in 0.2 ns
+// or in 70, so steps alone are no measure: while a slice lasts neither an input nor Go's
+// stop of the world comes through. It grows while it is too short in time, to a bound
+// that keeps the first one of slow code near the millisecond. A look at the world costs
+// microseconds: a primary executes slices for sliceTime between two.
 type slice struct{ steps event.Step }
 
 const (
