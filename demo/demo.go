@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"tandem/host/certs"
+	"tandem/host/child"
 	"tandem/host/control"
 	"tandem/image"
 )
@@ -94,7 +95,7 @@ type story struct {
 	Options
 	dir   string
 	began time.Time
-	procs []*process
+	procs []*child.Process
 	image *image.Image
 	addr  string            // of the database on the host
 	now   string            // the copy that is primary: the name of its process
@@ -166,7 +167,7 @@ func (s *story) startServices(ctx context.Context) error {
 	if err := os.Mkdir(s.path("arbiter"), 0o700); err != nil {
 		return err
 	}
-	ports, err := freePorts(4)
+	ports, err := child.FreeAddrs(4)
 	if err != nil {
 		return err
 	}
@@ -183,8 +184,8 @@ func (s *story) startServices(ctx context.Context) error {
 		return err
 	}
 	for _, sock := range services {
-		if err := waitFor(ctx, startTimeout, func() bool { return exists(s.path(sock)) }); err != nil {
-			return fmt.Errorf("%s did not start: %w", sock, err)
+		if err := child.Until(ctx, startTimeout, sock, func() bool { return exists(s.path(sock)) }); err != nil {
+			return err
 		}
 	}
 	storage := "store (NBD, fenced by epoch)"
@@ -219,7 +220,7 @@ func (s *story) startReplicas() error {
 	if err := s.startReplica(s.next, s.Engines[1], "backup", "--dial", s.peers[s.now]); err != nil {
 		return err
 	}
-	s.say("pair        primary is process %d, backup is process %d", s.proc(s.now).pid(), s.proc(s.next).pid())
+	s.say("pair        primary is process %d, backup is process %d", s.proc(s.now).PID(), s.proc(s.next).PID())
 	return nil
 }
 
@@ -258,12 +259,12 @@ func (s *story) pairTime() time.Duration {
 
 // startPair waits until the backup could go on.
 func (s *story) startPair(ctx context.Context) error {
-	err := s.until(ctx, s.pairTime(), func() bool {
+	err := s.until(ctx, s.pairTime(), "the pair is protected", func() bool {
 		st, err := s.control(s.now).Status()
 		return err == nil && st.State == "Protected"
 	})
 	if err != nil {
-		return fmt.Errorf("the pair was not protected in time: %w", err)
+		return err
 	}
 	s.say("pair        protected: the backup follows the log and could go on at any entry")
 	return nil
@@ -271,9 +272,8 @@ func (s *story) startPair(ctx context.Context) error {
 
 // waitForService waits for the database to answer.
 func (s *story) waitForService(ctx context.Context) error {
-	err := s.until(ctx, bootTimeout, func() bool { return ping(ctx, s.addr) })
-	if err != nil {
-		return fmt.Errorf("the guest's database did not answer in time: %w", err)
+	if err := s.until(ctx, bootTimeout, "the guest's database answers", func() bool { return ping(ctx, s.addr) }); err != nil {
+		return err
 	}
 	st, _ := s.control(s.now).Status()
 	s.sum.BootToService, s.sum.BootLogBytes = st.GuestSeconds, st.LogSentBytes
@@ -358,8 +358,8 @@ func (s *story) changeRoles(ctx context.Context, c *client) error {
 		s.now, s.next = s.next, s.now
 		s.tellSurvivor(s.now)
 		s.say("load        longest gap between two answers meanwhile %.0f ms", c.longestSince(before).Seconds()*1e3)
-		if err := waitFor(ctx, startTimeout, old.ended); err != nil {
-			return fmt.Errorf("the old primary did not halt: %w", err)
+		if err := child.Until(ctx, startTimeout, "the old primary halts", old.Ended); err != nil {
+			return err
 		}
 		s.forget(s.next)
 		if n == switches {
@@ -380,25 +380,22 @@ func (s *story) strike(ctx context.Context) error {
 	s.killed = time.Now()
 	switch s.Kill {
 	case StopPrimary:
-		s.say("STOP        the primary, process %d", s.proc("primary").pid())
-		return s.proc("primary").signal(syscall.SIGSTOP)
+		s.say("STOP        the primary, process %d", s.proc("primary").PID())
+		return s.proc("primary").Signal(syscall.SIGSTOP)
 	case KillBoth:
 		return s.killBoth(ctx)
 	}
 	victim := s.proc(string(s.Kill))
-	s.say("KILL -9     the %s, process %d", s.Kill, victim.pid())
-	return victim.kill()
+	s.say("KILL -9     the %s, process %d", s.Kill, victim.PID())
+	return victim.Signal(syscall.SIGKILL)
 }
 
 // killBoth loses both copies and starts the VM again from its disk, in a new epoch.
 func (s *story) killBoth(ctx context.Context) error {
 	for _, role := range []string{"primary", "backup"} {
 		p := s.proc(role)
-		s.say("KILL -9     the %s, process %d", role, p.pid())
-		if err := p.kill(); err != nil {
-			return err
-		}
-		<-p.done
+		s.say("KILL -9     the %s, process %d", role, p.PID())
+		p.Kill()
 		s.forget(role)
 	}
 	if err := s.startReplicas(); err != nil {
@@ -414,13 +411,13 @@ func (s *story) killBoth(ctx context.Context) error {
 func (s *story) wakePrimary(ctx context.Context) error {
 	p := s.proc("primary")
 	s.say("CONT        the old primary wakes")
-	if err := p.signal(syscall.SIGCONT); err != nil {
+	if err := p.Signal(syscall.SIGCONT); err != nil {
 		return err
 	}
-	if err := waitFor(ctx, startTimeout, p.ended); err != nil {
-		return fmt.Errorf("the old primary did not halt: %w", err)
+	if err := child.Until(ctx, startTimeout, "the old primary halts", p.Ended); err != nil {
+		return err
 	}
-	for _, e := range readEvents(s.path("primary.events")) {
+	for _, e := range control.ReadRecords(s.path("primary.events")) {
 		if e.To == "Halted" {
 			s.say("            the old primary: %s → Halted: %s", e.From, e.Text)
 		}
@@ -436,7 +433,7 @@ func (s *story) again(ctx context.Context, c *client) error {
 		if err := s.startReplica(s.next, s.Engines[1], "backup", "--dial", s.peers[s.now]); err != nil {
 			return err
 		}
-		s.say("pair        a new backup is process %d; it dials %s, which goes on under load", s.proc(s.next).pid(), s.now)
+		s.say("pair        a new backup is process %d; it dials %s, which goes on under load", s.proc(s.next).PID(), s.now)
 		if err := s.protectUnderLoad(ctx, c); err != nil {
 			return err
 		}
@@ -450,9 +447,9 @@ func (s *story) again(ctx context.Context, c *client) error {
 		return err
 	}
 	victim := s.proc(s.now)
-	s.say("KILL -9     %s, the primary now, process %d", s.now, victim.pid())
+	s.say("KILL -9     %s, the primary now, process %d", s.now, victim.PID())
 	s.killed = time.Now()
-	if err := victim.kill(); err != nil {
+	if err := victim.Signal(syscall.SIGKILL); err != nil {
 		return err
 	}
 	s.now = s.next
@@ -472,8 +469,8 @@ func (s *story) protectUnderLoad(ctx context.Context, c *client) error {
 		if st, err := s.control(s.now).Status(); err == nil && st.State == "Protected" {
 			return nil
 		}
-		if p := s.proc(s.next); p.ended() || time.Now().After(end) {
-			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", s.pairTime(), s.next, p.ended())
+		if p := s.proc(s.next); p.Ended() || time.Now().After(end) {
+			return fmt.Errorf("the VM was not protected again within %v (%s ended: %v)", s.pairTime(), s.next, p.Ended())
 		}
 	}
 }
@@ -490,7 +487,7 @@ func (s *story) tellFailover() {
 }
 
 func (s *story) tellSurvivor(survivor string) {
-	for _, e := range readEvents(s.path(survivor + ".events")) {
+	for _, e := range control.ReadRecords(s.path(survivor + ".events")) {
 		d := e.Time.Sub(s.killed)
 		if d < 0 {
 			continue

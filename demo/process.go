@@ -3,15 +3,11 @@
 package demo
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,77 +15,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tandem/host/control"
+	"tandem/host/child"
 )
-
-// process is one box of the picture.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-}
 
 // start runs the binary with args. Its diagnostics go to a file.
 func (s *story) start(name string, args ...string) error {
-	log, err := os.Create(s.path(name + ".log"))
+	p, err := child.Start(name, s.path(name+".log"), s.Executable, args...)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	cmd := exec.Command(s.Executable, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	// A process group of its own, so that Ctrl-C reaches the demo only, and an end
-	// with the demo's even if that is killed.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the %s: %w", name, err)
-	}
-	p := &process{name, cmd, make(chan struct{})}
-	go func() {
-		cmd.Wait()
-		close(p.done)
-	}()
 	s.procs = append(s.procs, p)
 	return nil
 }
 
-func (s *story) proc(name string) *process {
+func (s *story) proc(name string) *child.Process {
 	for _, p := range s.procs {
-		if p.name == name {
+		if p.Name == name {
 			return p
 		}
 	}
 	return nil
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
-func (p *process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// kill is kill -9.
-func (p *process) kill() error { return p.cmd.Process.Kill() }
-
-func (p *process) signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
-
 // forget drops a process that has ended, so that another takes its name.
 func (s *story) forget(name string) {
-	s.procs = slices.DeleteFunc(s.procs, func(p *process) bool { return p.name == name })
+	s.procs = slices.DeleteFunc(s.procs, func(p *child.Process) bool { return p.Name == name })
 }
 
 // until waits for a condition, and gives up when a process has ended.
-func (s *story) until(ctx context.Context, limit time.Duration, ok func() bool) error {
+func (s *story) until(ctx context.Context, limit time.Duration, what string, ok func() bool) error {
 	var ended string
-	err := waitFor(ctx, limit, func() bool {
+	err := child.Until(ctx, limit, what, func() bool {
 		for _, p := range s.procs {
-			if p.ended() {
-				ended = p.name
+			if p.Ended() {
+				ended = p.Name
 				return true
 			}
 		}
@@ -101,40 +60,23 @@ func (s *story) until(ctx context.Context, limit time.Duration, ok func() bool) 
 	return err
 }
 
-// waitFor polls a condition.
-func waitFor(ctx context.Context, limit time.Duration, ok func() bool) error {
-	deadline := time.Now().Add(limit)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("waited %v", limit)
-		}
-	}
-	return nil
-}
-
 // cleanUp ends all processes, waits for them and removes the folder.
 func (s *story) cleanUp() {
 	for _, role := range []string{"primary", "backup", "backup2"} {
-		if p := s.proc(role); p != nil && !p.ended() {
+		if p := s.proc(role); p != nil && !p.Ended() {
 			s.control(role).PowerOff()
 		}
 	}
 	deadline := time.After(2 * time.Second)
 	for i := len(s.procs) - 1; i >= 0; i-- {
 		p := s.procs[i]
-		if p.name == "store" || p.name == "switch" {
-			p.cmd.Process.Signal(syscall.SIGTERM)
+		if p.Name == "store" || p.Name == "switch" {
+			p.Signal(syscall.SIGTERM)
 		}
 		select {
-		case <-p.done:
+		case <-p.Done():
 		case <-deadline:
-			p.kill()
-			<-p.done
+			p.Kill()
 		}
 	}
 	os.RemoveAll(s.dir)
@@ -146,47 +88,18 @@ func (s *story) diagnostics() string {
 	var out strings.Builder
 	for _, p := range s.procs {
 		for _, suffix := range []string{".log", ".events", ".console"} {
-			b, err := os.ReadFile(s.path(p.name + suffix))
+			b, err := os.ReadFile(s.path(p.Name + suffix))
 			if err == nil && len(b) > 0 {
-				fmt.Fprintf(&out, "\n--- %s%s\n%s", p.name, suffix, b[max(0, len(b)-most):])
+				fmt.Fprintf(&out, "\n--- %s%s\n%s", p.Name, suffix, b[max(0, len(b)-most):])
 			}
 		}
 	}
 	return out.String()
 }
 
-// readEvents reads a file of events; a last line that is cut short is left out.
-func readEvents(path string) (list []control.Record) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	for in := bufio.NewScanner(f); in.Scan(); {
-		var r control.Record
-		if json.Unmarshal(in.Bytes(), &r) == nil {
-			list = append(list, r)
-		}
-	}
-	return list
-}
-
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// freePorts finds ports of the loopback address that nobody listens on.
-func freePorts(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
 }
 
 // copySparse copies a file and keeps its holes.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"tandem/bench/stage"
+	"tandem/host/child"
 	"tandem/image"
 )
 
@@ -96,7 +97,7 @@ func (si *siege) fatalf(format string, args ...any) {
 // await waits for a condition while the load goes on.
 func (si *siege) await(what string, ok func() bool) {
 	si.t.Helper()
-	err := stage.Until(si.t.Context(), 2*time.Minute, what, func() bool {
+	err := child.Until(si.t.Context(), 2*time.Minute, what, func() bool {
 		if si.load != nil && si.load.failed() != nil {
 			si.fatalf("%s: the load has ended: %v", what, si.load.failed())
 		}

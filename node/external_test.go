@@ -17,32 +17,18 @@ import (
 
 	"tandem/cluster"
 	"tandem/host/certs"
+	"tandem/host/child"
 	"tandem/host/etcd"
 )
 
 // ports finds n free ports in a row.
 func ports(t *testing.T, n int) int {
 	t.Helper()
-	for range 100 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := first.Addr().(*net.TCPAddr).Port
-		ok := at+n < 65536
-		for i := 1; i < n && ok; i++ {
-			l, err := net.Listen("tcp", (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: at + i}).String())
-			if ok = err == nil; ok {
-				l.Close()
-			}
-		}
-		first.Close()
-		if ok {
-			return at
-		}
+	first, err := child.FreePorts(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free ports")
-	return 0
+	return first
 }
 
 // runDaemon runs a node in a folder until the test ends, or stop is called.

@@ -137,7 +137,9 @@ func (n *Node) Init(ctx context.Context, r InitRequest) (token string, err error
 func (n *Node) become(s *settings, f func() error) error {
 	n.mu.Lock()
 	taken := n.set != nil || n.becoming
-	n.becoming = true
+	if !taken {
+		n.becoming = true
+	}
 	n.mu.Unlock()
 	if taken {
 		return errMember

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -425,5 +426,16 @@ func TestVotes(t *testing.T) {
 		if c.votes.enough() != c.enough || c.votes.endangered(in) == c.stands || !strings.Contains(c.votes.String(), c.says) {
 			t.Errorf("%s: enough %v, endangered %v: %s", c.name, c.votes.enough(), c.votes.endangered(in), c.votes)
 		}
+	}
+}
+
+// What a member is refused leaves it as it was: its turns go on.
+func TestBecomeTwice(t *testing.T) {
+	n := &Node{set: &settings{Name: "a"}}
+	if err := n.become(&settings{Name: "b"}, func() error { return errors.New("done twice") }); err != errMember {
+		t.Error(err)
+	}
+	if n.becoming || n.set == nil {
+		t.Error("a member that was refused a second cluster stands still")
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"tandem/bench/stage"
+	"tandem/host/child"
 	"tandem/image"
 )
 
@@ -215,7 +216,7 @@ func (w *world) start(ctx context.Context, s *stage.Stage) (err error) {
 		}
 	}
 	if w.backup != nil {
-		if err := stage.Until(ctx, 2*time.Minute, "protected", w.primary.Protected); err != nil {
+		if err := child.Until(ctx, 2*time.Minute, "protected", w.primary.Protected); err != nil {
 			return err
 		}
 	}

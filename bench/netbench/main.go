@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tandem/host/certs"
+	"tandem/host/child"
 	"tandem/image"
 )
 
@@ -198,8 +199,7 @@ type world struct {
 	o     options
 	dir   string
 	img   *image.Image
-	procs []*exec.Cmd
-	names map[string]int // their places
+	procs []*child.Process
 }
 
 func measure(ctx context.Context, o options, img *image.Image, network, mode string, results map[row][]float64) (err error) {
@@ -207,7 +207,7 @@ func measure(ctx context.Context, o options, img *image.Image, network, mode str
 	if err != nil {
 		return err
 	}
-	w := &world{o: o, dir: dir, img: img, names: map[string]int{}}
+	w := &world{o: o, dir: dir, img: img}
 	defer func() {
 		w.stop()
 		if o.keep != "" {
@@ -238,28 +238,15 @@ func measure(ctx context.Context, o options, img *image.Image, network, mode str
 		what, cost string
 		more       []string
 	}{{receive, receiveCost, nil}, {transmit, transmitCost, []string{"-R"}}} {
-		before := w.cpuTime("vm-primary")
+		before := w.primary().CPUTime()
 		v, err := w.iperf(ctx, mode, append(slices.Clone(target), dir.more...))
-		spent := w.cpuTime("vm-primary") - before
+		spent := w.primary().CPUTime() - before
 		if err := add(dir.what, v, err); err != nil {
 			return err
 		}
 		add(dir.cost, v*float64(o.seconds)/spent.Seconds(), nil)
 	}
 	return nil
-}
-
-// cpuTime is what a process has used.
-func (w *world) cpuTime(name string) time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", w.procs[w.names[name]].Process.Pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	var user, system time.Duration // in clock ticks of 10 ms: proc(5)
-	fmt.Sscan(fields[11], &user)
-	fmt.Sscan(fields[12], &system)
-	return (user + system) * 10 * time.Millisecond
 }
 
 // keep copies what the processes wrote.
@@ -308,8 +295,8 @@ func (w *world) start(ctx context.Context, network, mode string) error {
 		return err
 	}
 	for _, sock := range []string{"store.sock", "switch.sock"} {
-		if err := wait(ctx, 10*time.Second, func() bool { _, err := os.Stat(w.path(sock)); return err == nil }); err != nil {
-			return fmt.Errorf("no %s: %w", sock, err)
+		if err := child.Until(ctx, 10*time.Second, sock, func() bool { _, err := os.Stat(w.path(sock)); return err == nil }); err != nil {
+			return err
 		}
 	}
 	net := [2]string{"switch:" + w.path("switch.sock"), "switch:" + w.path("switch.sock")}
@@ -328,7 +315,7 @@ func (w *world) start(ctx context.Context, network, mode string) error {
 	if err != nil {
 		return err
 	}
-	return wait(ctx, time.Minute, func() bool { return w.answers(ctx, network, mode) })
+	return child.Until(ctx, time.Minute, "the guest answers", func() bool { return w.answers(ctx, network, mode) })
 }
 
 // answers runs a short test, which needs the guest's server.
@@ -363,28 +350,23 @@ func (w *world) replica(vm, role, addr, network string, more ...string) error {
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
 func (w *world) run(name string, args ...string) error {
-	log, err := os.Create(w.path(name + ".log"))
+	p, err := child.Start(name, w.path(name+".log"), w.o.tandem, args...)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	cmd := exec.Command(w.o.tandem, args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	w.names[name] = len(w.procs)
-	w.procs = append(w.procs, cmd)
+	w.procs = append(w.procs, p)
 	return nil
+}
+
+// primary is the process of the VM that is measured.
+func (w *world) primary() *child.Process {
+	return w.procs[slices.IndexFunc(w.procs, func(p *child.Process) bool { return p.Name == "vm-primary" })]
 }
 
 // stop ends all processes, replicas first.
 func (w *world) stop() {
-	slices.Reverse(w.procs)
-	for _, p := range w.procs {
-		p.Process.Kill()
-		p.Wait()
+	for _, p := range slices.Backward(w.procs) {
+		p.Kill()
 	}
 }
 
@@ -461,19 +443,6 @@ func ping(ctx context.Context) (float64, error) {
 		}
 	}
 	return median(all), nil
-}
-
-func wait(ctx context.Context, limit time.Duration, ok func() bool) error {
-	for end := time.Now().Add(limit); !ok(); {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("waited %v for the guest", limit)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-	return nil
 }
 
 func median(v []float64) float64 {

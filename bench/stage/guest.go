@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"tandem/host/child"
 	"tandem/image"
 )
 
@@ -108,12 +109,12 @@ func (r Recipe) build(ctx context.Context, dir, tandem string, p image.Progress)
 
 // prepare boots the image without a backup, runs the script and powers off.
 func (r Recipe) prepare(ctx context.Context, dir, tandem string, key ssh.Signer) error {
-	ports, err := freePorts(1)
+	ports, err := child.FreeAddrs(1)
 	if err != nil {
 		return err
 	}
 	log := filepath.Join(dir, "prepare.log")
-	vm, err := startProcess(tandem, log, "run", dir, "--memory", "1G", "--network", "user", "--forward", ports[0]+":22")
+	vm, err := child.Start("guest", log, tandem, "run", dir, "--memory", "1G", "--network", "user", "--forward", ports[0]+":22")
 	if err != nil {
 		return err
 	}
@@ -127,5 +128,5 @@ func (r Recipe) prepare(ctx context.Context, dir, tandem string, key ssh.Signer)
 		return fmt.Errorf("%w:\n%s", err, out)
 	}
 	sh.Run(ctx, "sync; poweroff") // may end the connection before its answer
-	return Until(ctx, time.Minute, "the guest's poweroff", vm.Ended)
+	return child.Until(ctx, time.Minute, "the guest's poweroff", vm.Ended)
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"tandem/host/child"
 )
 
 // Shell is a root's shell in a guest, over one TCP connection that is never made anew.
@@ -26,7 +28,7 @@ const bootTime = 3 * time.Minute
 func dialShell(ctx context.Context, addr string, key ssh.Signer) (sh *Shell, err error) {
 	cfg := &ssh.ClientConfig{User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey()}
 	var why error
-	err = Until(ctx, bootTime, "the guest's ssh server answers", func() bool {
+	err = child.Until(ctx, bootTime, "the guest's ssh server answers", func() bool {
 		sh, why = connectShell(addr, cfg)
 		return why == nil
 	})

@@ -13,23 +13,20 @@
 package stage
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"tandem/host/certs"
+	"tandem/host/child"
 	"tandem/host/control"
 )
 
@@ -48,14 +45,14 @@ type Options struct {
 type Stage struct {
 	Options
 	Dir   string // of all files of the stage
-	procs []*Process
+	procs []*child.Process
 	addrs map[string]string // on the host, by VM and port
 	made  int               // copies, for their names
 }
 
 // Copy is one copy of a VM. A VM's first copy is a primary.
 type Copy struct {
-	*Process
+	*child.Process
 	VM     string
 	stage  *Stage
 	listen string // its own address
@@ -89,7 +86,7 @@ func (s *Stage) open(ctx context.Context) error {
 		store = append(store, "--export", vm+"="+s.path(vm+".raw"))
 		ip := fmt.Sprintf("10.77.0.%d", i+2)
 		net = append(net, "--lease", vm+"="+ip)
-		free, err := freePorts(len(s.Ports))
+		free, err := child.FreeAddrs(len(s.Ports))
 		if err != nil {
 			return err
 		}
@@ -105,7 +102,7 @@ func (s *Stage) open(ctx context.Context) error {
 		return err
 	}
 	for _, sock := range []string{"store.sock", "switch.sock"} {
-		err := Until(ctx, 30*time.Second, sock, func() bool { _, err := os.Stat(s.path(sock)); return err == nil })
+		err := child.Until(ctx, 30*time.Second, sock, func() bool { _, err := os.Stat(s.path(sock)); return err == nil })
 		if err != nil {
 			return err
 		}
@@ -137,7 +134,7 @@ func (s *Stage) Primary(vm string) (*Copy, error) { return s.copy(vm, "primary")
 func (s *Stage) Backup(of *Copy) (*Copy, error) { return s.copy(of.VM, "backup", "--dial", of.listen) }
 
 func (s *Stage) copy(vm, role string, more ...string) (*Copy, error) {
-	ports, err := freePorts(1)
+	ports, err := child.FreeAddrs(1)
 	if err != nil {
 		return nil, err
 	}
@@ -185,90 +182,18 @@ func (c *Copy) ChannelBytes() (uint64, error) {
 	return 0, fmt.Errorf("%s has no connection at %s", c.Name, c.listen)
 }
 
-// Events are what a copy has reported; a last line that is cut short is left out.
-func (c *Copy) Events() (list []control.Record) {
-	f, err := os.Open(c.stage.path(c.Name + ".events"))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	for in := bufio.NewScanner(f); in.Scan(); {
-		var r control.Record
-		if json.Unmarshal(in.Bytes(), &r) == nil {
-			list = append(list, r)
-		}
-	}
-	return list
+// Events are what a copy has reported.
+func (c *Copy) Events() []control.Record {
+	return control.ReadRecords(c.stage.path(c.Name + ".events"))
 }
 
-// Process is one box of the picture.
-type Process struct {
-	Name string
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-}
-
-func (s *Stage) start(name string, args ...string) (*Process, error) {
-	p, err := startProcess(s.Tandem, s.path(name+".log"), args...)
+func (s *Stage) start(name string, args ...string) (*child.Process, error) {
+	p, err := child.Start(name, s.path(name+".log"), s.Tandem, args...)
 	if err != nil {
 		return nil, err
 	}
-	p.Name = name
 	s.procs = append(s.procs, p)
 	return p, nil
-}
-
-// startProcess starts a program that ends with this one, even if that is killed.
-func startProcess(program, log string, args ...string) (*Process, error) {
-	f, err := os.Create(log)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	cmd := exec.Command(program, args...)
-	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	p := &Process{args[0], cmd, make(chan struct{})}
-	go func() {
-		cmd.Wait()
-		close(p.done)
-	}()
-	return p, nil
-}
-
-// PID is the number of the process.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
-
-// Ended says whether the process has ended.
-func (p *Process) Ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// Kill is kill -9. It returns when the process is gone.
-func (p *Process) Kill() {
-	p.cmd.Process.Kill()
-	<-p.done
-}
-
-// CPUTime is what the process has used, by proc(5).
-func (p *Process) CPUTime() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	var user, system time.Duration // in clock ticks of 10 ms
-	fmt.Sscan(fields[11], &user)
-	fmt.Sscan(fields[12], &system)
-	return (user + system) * 10 * time.Millisecond
 }
 
 // Close ends all processes, replicas first, and removes the folder.
@@ -314,32 +239,4 @@ func (s *Stage) Keep(dir, what string) error {
 		}
 	}
 	return nil
-}
-
-// Until waits for a condition.
-func Until(ctx context.Context, limit time.Duration, what string, ok func() bool) error {
-	for end := time.Now().Add(limit); !ok(); {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s: not within %v", what, limit)
-		}
-	}
-	return nil
-}
-
-// freePorts finds ports of the loopback address that nobody listens on.
-func freePorts(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
 }

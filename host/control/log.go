@@ -3,6 +3,7 @@
 package control
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"os"
@@ -64,4 +65,20 @@ func (l *Log) Close() error {
 		return err
 	}
 	return errors.Join(err, l.f.Close())
+}
+
+// ReadRecords reads a file of events; a last line that is cut short is left out.
+func ReadRecords(path string) (list []Record) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for in := bufio.NewScanner(f); in.Scan(); {
+		var r Record
+		if json.Unmarshal(in.Bytes(), &r) == nil {
+			list = append(list, r)
+		}
+	}
+	return list
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tandem/host/certs"
+	"tandem/host/child"
 	"tandem/machine/event"
 	"tandem/world"
 	"tandem/world/worldtest"
@@ -30,12 +31,11 @@ type place struct {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := child.FreeAddrs(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return "https://" + l.Addr().String()
+	return "https://" + addrs[0]
 }
 
 func serve(t *testing.T) *place {
