@@ -32,8 +32,8 @@ func Wake() (wake func(), woken <-chan struct{}) {
 }
 
 // yieldEvery is how long turns follow each other at once before other goroutines may
-// have their processor. To yield is dear: a thread wakes up for it,
-// and the turns often go on there.
+// have their processor. To yield is dear: a thread wakes up for it, and the turns often
+// go on there.
 const yieldEvery = world.Time(time.Millisecond)
 
 // Run takes turns until one says that it is done, or until ctx is, whose error it

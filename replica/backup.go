@@ -26,11 +26,12 @@ func (r *Replica) turnBackup() (next ft.Time) {
 	if r.done != nil || r.b.State() == ft.Halted {
 		return r.deadline()
 	}
-	wait, err := r.rep.Advance(r.slice.steps)
-	if before := r.now; wait == replay.WaitBudget {
-		r.now = r.clock()
-		r.slice.took(r.now - before)
-	}
+	var wait replay.Wait
+	var err error
+	r.execute(func(steps event.Step) bool {
+		wait, err = r.rep.Advance(steps)
+		return wait == replay.WaitBudget && err == nil
+	})
 	r.keepOutputs()
 	if err != nil {
 		r.diverged(err)

@@ -290,8 +290,12 @@ func (r *Replica) answerEntropy() {
 
 // runSlice lets the machine execute, and hashes it now and then.
 func (r *Replica) runSlice() {
-	before := r.now
-	stop, err := r.execute()
+	var stop event.Stop
+	var err error
+	took := r.execute(func(steps event.Step) bool {
+		stop, err = r.rec.Run(r.m.Step() + steps)
+		return stop == event.StopLimit && err == nil
+	})
 	r.collect()
 	if err != nil {
 		r.fail(fmt.Errorf("run the machine: %w", err))
@@ -308,23 +312,7 @@ func (r *Replica) runSlice() {
 		r.hashStep, r.nextHash = r.m.Step(), r.now+r.cfg.HashEvery
 	}
 	if share := r.share(); share < ft.FullShare {
-		r.resumeAt = r.now + (r.now-before)*ft.Time(ft.FullShare-share)/ft.Time(share)
-	}
-}
-
-// execute runs the machine until it wants something, or for the time of a slice.
-func (r *Replica) execute() (event.Stop, error) {
-	for end := r.now + sliceTime; ; {
-		began := r.now
-		stop, err := r.rec.Run(r.m.Step() + r.slice.steps)
-		r.now = r.clock()
-		if stop != event.StopLimit || err != nil {
-			return stop, err
-		}
-		r.slice.took(r.now - began)
-		if r.now == began || r.now >= end {
-			return stop, nil
-		}
+		r.resumeAt = r.now + took*ft.Time(ft.FullShare-share)/ft.Time(share)
 	}
 }
 

@@ -32,8 +32,8 @@ import (
 // Config is how a replica runs.
 type Config struct {
 	FT ft.Config
-	// Slice is the number of steps between two looks at the world, at first: where
-	// time passes while the machine runs, it follows how fast that is.
+	// Slice is the number of steps that the machine executes in one go, at first: where
+	// time passes meanwhile, it follows how fast the machine is.
 	Slice event.Step
 	// HashEvery is the time between two hash entries of a machine that runs.
 	HashEvery ft.Time
