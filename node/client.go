@@ -45,22 +45,32 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 			return err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://node/v1"+path, &body)
+	resp, err := c.do(ctx, method, path, &body)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreached(err)
-	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return api.Problem(resp)
-	}
 	if out == nil {
 		return nil
 	}
 	return json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(out)
+}
+
+// do returns an answer that is not an error, which the caller closes.
+func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://node/v1"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreached(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, api.Problem(resp)
+	}
+	return resp, nil
 }
 
 // unreached says why the daemon can't be asked.
@@ -197,18 +207,11 @@ const maxMessage = 4 << 20
 // Stream calls f with what happens, as the stream tells it, until ctx ends, f fails or
 // the daemon does. It begins with a reset.
 func (c *Client) Stream(ctx context.Context, f func(kind string, data []byte) error) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://node/v1/stream", nil)
+	resp, err := c.do(ctx, "GET", "/stream", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return c.unreached(err)
-	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return api.Problem(resp)
-	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxMessage)
 	for kind := ""; lines.Scan(); {

@@ -111,16 +111,23 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// A backup's port gets what was kept as it becomes the VM's, once.
-func TestKeptForActivated(t *testing.T) {
-	s := unixSwitch(t, Config{})
-	peer := plugStation(t, s, Hello{VM: "peer", Epoch: 1, Role: vswitch.Primary, MAC: peerMAC})
+// keptThree makes a VM whose primary's port has passed on three frames of a peer, which
+// are kept, and the port of its backup.
+func keptThree(t *testing.T) (s *testSwitch, peer, next *station) {
+	s = unixSwitch(t, Config{})
+	peer = plugStation(t, s, Hello{VM: "peer", Epoch: 1, Role: vswitch.Primary, MAC: peerMAC})
 	old := plugStation(t, s, keeping(1))
 	h := keeping(1)
 	h.Role = vswitch.Backup
-	next := plugStation(t, s, h)
+	next = plugStation(t, s, h)
 	peer.say(guestMAC, peerMAC, texts(0, 3)...)
 	old.take(3)
+	return s, peer, next
+}
+
+// A backup's port gets what was kept as it becomes the VM's, once.
+func TestKeptForActivated(t *testing.T) {
+	s, peer, next := keptThree(t)
 	for range 2 {
 		if err := next.Activate(2); err != nil {
 			t.Fatal(err)
@@ -152,14 +159,7 @@ func TestKeptFromGateway(t *testing.T) {
 // What comes while the old port is fenced comes once, behind what was kept; and the two
 // ends count alike.
 func TestKeptWhileActivated(t *testing.T) {
-	s := unixSwitch(t, Config{})
-	peer := plugStation(t, s, Hello{VM: "peer", Epoch: 1, Role: vswitch.Primary, MAC: peerMAC})
-	old := plugStation(t, s, keeping(1))
-	h := keeping(1)
-	h.Role = vswitch.Backup
-	next := plugStation(t, s, h)
-	peer.say(guestMAC, peerMAC, texts(0, 3)...)
-	old.take(3)
+	s, peer, next := keptThree(t)
 	first, last := s.portOf("vm", true), s.portOf("vm", false)
 	first.moving.Lock() // the fence waits
 	done := make(chan error)
