@@ -127,7 +127,7 @@ func keptThree(t *testing.T) (s *testSwitch, peer, next *station) {
 
 // A backup's port gets what was kept as it becomes the VM's, once.
 func TestKeptForActivated(t *testing.T) {
-	s, peer, next := keptThree(t)
+	_, peer, next := keptThree(t)
 	for range 2 {
 		if err := next.Activate(2); err != nil {
 			t.Fatal(err)
