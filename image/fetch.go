@@ -30,10 +30,12 @@ type fetcher struct {
 	client  *http.Client
 	mirror  string // without a slash at its end
 	offline bool
-	retry   time.Duration // before a second and third try
+	retry   time.Duration // before a second try; then longer
 }
 
-const tries = 3
+// tries is how often a mirror is asked that gives nothing. One that breaks off and brings
+// a file further each time is asked until the file is whole.
+const tries = 4
 
 // errNetwork marks failures of the way to the mirror, not of what it said.
 var errNetwork = errors.New("the mirror did not answer")
@@ -106,7 +108,7 @@ func (f *fetcher) fetch(ctx context.Context, name, path, file string, d digest, 
 		return err
 	}
 	var err error
-	for i := range tries {
+	for i, had := 0, partSize(file); i < tries; i++ {
 		if err = f.pause(ctx, i); err != nil {
 			return err
 		}
@@ -116,8 +118,20 @@ func (f *fetcher) fetch(ctx context.Context, name, path, file string, d digest, 
 		if !errors.Is(err, errNetwork) {
 			return err
 		}
+		if has := partSize(file); has > had {
+			i, had = 0, has
+		}
 	}
 	return fmt.Errorf("%s: %w: check the network or name another mirror with --mirror; what was fetched is kept", name, err)
+}
+
+// partSize is how much there is of a file that is not whole yet.
+func partSize(file string) int64 {
+	st, err := os.Stat(file + ".part")
+	if err != nil {
+		return 0
+	}
+	return st.Size()
 }
 
 // download completes file.part and checks it. A part that an earlier run left

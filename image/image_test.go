@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +40,7 @@ type testArchive struct {
 	files  map[string][]byte
 	asked  []string                 // "path range"
 	tamper func(path string) []byte // instead of a file, if not nil
-	cut    map[string]int           // bytes after which an answer breaks off, once
+	cut    map[string][]int         // places in a file where answers break off, each once
 }
 
 // pkg is one package: control fields beside name and version, and its files.
@@ -148,7 +149,7 @@ func newKey(t *testing.T) *openpgp.Entity {
 
 func newArchive(t *testing.T, packages []pkg) *testArchive {
 	t.Helper()
-	a := &testArchive{t: t, key: newKey(t), cache: t.TempDir(), cut: map[string]int{}}
+	a := &testArchive{t: t, key: newKey(t), cache: t.TempDir(), cut: map[string][]int{}}
 	a.keyring = filepath.Join(t.TempDir(), "keys.gpg")
 	var keys bytes.Buffer
 	if err := a.key.Serialize(&keys); err != nil {
@@ -209,10 +210,17 @@ func (a *testArchive) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if n, ok := a.cut[path]; ok && n < len(b) {
-		delete(a.cut, path)
-		w.Header().Set("Content-Length", fmt.Sprint(len(b)))
-		w.Write(b[:n])
+	if cut := a.cut[path]; len(cut) > 0 {
+		a.cut[path] = cut[1:]
+		from := 0
+		if n, _ := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); n == 1 {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(b)-1, len(b)))
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(b)-from))
+		if from > 0 {
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		w.Write(b[from:cut[0]])
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}
@@ -483,8 +491,8 @@ func TestResume(t *testing.T) {
 		t.Errorf("asked %s", got)
 	}
 
-	a = newArchive(t, standard()) // an answer that breaks off in this very build
-	a.cut[name] = 200
+	a = newArchive(t, standard()) // answers that break off in this very build, and bring it further
+	a.cut[name] = []int{200, 210, 220, 230, 240, 250}
 	f := fetcher{client: http.DefaultClient, mirror: a.mirror, retry: time.Millisecond}
 	out := filepath.Join(t.TempDir(), "x")
 	good = a.files[name]
@@ -492,12 +500,21 @@ func TestResume(t *testing.T) {
 	if err := f.fetch(context.Background(), "x", name, out, digest{fmt.Sprintf("%x", sha256.Sum256(good)), int64(len(good))}, sum); err != nil {
 		t.Fatal(err)
 	}
-	if got := a.requests(name); got != name+","+name+" bytes=200-" {
+	want := name
+	for _, at := range []int{200, 210, 220, 230, 240, 250} {
+		want += fmt.Sprintf(",%s bytes=%d-", name, at)
+	}
+	if got := a.requests(name); got != want {
 		t.Errorf("asked %s", got)
 	}
 	if sum.n != int64(len(good)) {
 		t.Errorf("progress says %d of %d bytes", sum.n, len(good))
 	}
+	a.cut[name] = slices.Repeat([]int{100}, tries+1) // and that stay where they were
+	if err := f.fetch(context.Background(), "x", name, out+"3", digest{fmt.Sprintf("%x", sha256.Sum256(good)), int64(len(good))}, &counter{}); !errors.Is(err, errNetwork) {
+		t.Errorf("a mirror that brings it no further: %v", err)
+	}
+	a.cut[name] = nil
 
 	if err := os.WriteFile(out+"2.part", bytes.Repeat([]byte("x"), 300), 0o600); err != nil {
 		t.Fatal(err)
