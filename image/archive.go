@@ -49,46 +49,85 @@ type archive struct {
 
 // openArchive verifies the release and reads the index of packages.
 func openArchive(ctx context.Context, a *archive, suite string) error {
-	if err := a.readRelease(ctx, suite); err != nil {
-		return err
-	}
-	text, err := a.readIndex(ctx, suite)
+	signed, err := a.readRelease(ctx, suite)
 	if err != nil {
 		return err
 	}
-	a.index, err = deb.NewIndex(text, arch)
+	text, err := a.readIndex(ctx, suite)
+	var missing *statusError
+	if changed := (*ChangedError)(nil); errors.As(err, &changed) || errors.As(err, &missing) {
+		signed, text, err = a.readWhole(ctx, suite, err)
+	}
+	if err == nil && signed != nil {
+		err = writeFile(a.kept(suite), signed)
+	}
+	if err == nil {
+		a.index, err = deb.NewIndex(text, arch)
+	}
 	return err
 }
 
-// readRelease fetches InRelease. If the mirror can't be reached the last one
-// serves, after the same checks.
-func (a *archive) readRelease(ctx context.Context, suite string) error {
+// kept is where the cache has a suite's release.
+func (a *archive) kept(suite string) string { return filepath.Join(a.cache, "release", suite) }
+
+// readRelease fetches InRelease. If the mirror can't be reached the last one serves, after
+// the same checks; signed is nil then.
+func (a *archive) readRelease(ctx context.Context, suite string) (signed []byte, err error) {
 	path := "dists/" + suite + "/InRelease"
-	kept := filepath.Join(a.cache, "release", suite)
-	var b []byte
-	err := errNetwork
+	err = errNetwork
 	if !a.offline {
-		b, err = a.small(ctx, path, maxRelease)
+		signed, err = a.small(ctx, path, maxRelease)
 	}
-	fresh := err == nil
+	b := signed
 	if errors.Is(err, errNetwork) {
 		why := err
-		if b, err = readLimited(kept, maxRelease); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("%w, and the cache has no index of %s: check the network or name another mirror with --mirror", why, suite)
+		if b, err = readLimited(a.kept(suite), maxRelease); errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("%w, and the cache has no index of %s: check the network or name another mirror with --mirror", why, suite)
 		} else if err == nil && !a.offline {
 			a.progress.Note(fmt.Sprintf("%v; using the index in the cache", why))
 		}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if a.release, err = verifyRelease(b, a.keys, suite, time.Now()); err != nil {
-		return fmt.Errorf("%s: %w", a.url(path), err)
+		return nil, fmt.Errorf("%s: %w", a.url(path), err)
 	}
-	if fresh {
-		return writeFile(kept, b)
+	return signed, nil
+}
+
+// readWhole finds a release with its index where the newest one has none: mirrors take a
+// release over file by file, and what caches before them hold is older than the rest for
+// hours. It may be in our cache, or under the suite's other name ("stable").
+func (a *archive) readWhole(ctx context.Context, suite string, why error) (signed []byte, text string, err error) {
+	newest := a.release
+	note := func() {
+		a.progress.Note(fmt.Sprintf("the mirror is between two releases: its index is not that of %s; using the release of %s", newest.Get("Date"), a.release.Get("Date")))
 	}
-	return nil
+	if b, err := readLimited(a.kept(suite), maxRelease); err == nil {
+		a.release, err = verifyRelease(b, a.keys, suite, time.Now())
+		if err == nil && a.release != newest {
+			if text, err = a.readIndex(ctx, suite); err == nil {
+				note()
+				return nil, text, nil
+			}
+		}
+	}
+	alias := newest.Get("Suite")
+	if a.offline || alias == suite || alias == "" || strings.Contains(alias, "/") {
+		return nil, "", why
+	}
+	if signed, err = a.small(ctx, "dists/"+alias+"/InRelease", maxRelease); err != nil {
+		return nil, "", why
+	}
+	if a.release, err = verifyRelease(signed, a.keys, suite, time.Now()); err != nil || a.release == newest {
+		return nil, "", why
+	}
+	if text, err = a.readIndex(ctx, alias); err != nil {
+		return nil, "", why
+	}
+	note()
+	return signed, text, nil
 }
 
 // verifyRelease checks the signature and that this is the suite asked for.
@@ -141,8 +180,8 @@ func listed(release deb.Stanza, name string) (digest, error) {
 	return digest{}, fmt.Errorf("the release does not list %s: name a mirror that carries %s with --mirror", name, arch)
 }
 
-// readIndex returns the Packages file. The cache keeps it unpacked, under the
-// hash that the release gives for it in that form.
+// readIndex returns the Packages file of the release, which lies beside it. The cache
+// keeps it unpacked, under the hash that the release gives for it in that form.
 func (a *archive) readIndex(ctx context.Context, suite string) (string, error) {
 	const plain = "main/binary-" + arch + "/Packages"
 	want, err := listed(a.release, plain)

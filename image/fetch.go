@@ -165,7 +165,7 @@ func (f *fetcher) download(ctx context.Context, name, path, file string, d diges
 	}
 }
 
-// into appends to part what is missing of it.
+// into appends to part what is missing of it, or as much as the mirror has.
 func (f *fetcher) into(ctx context.Context, part *os.File, name, path string, d digest, t Task) (resumed bool, err error) {
 	have, err := part.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -205,9 +205,6 @@ func (f *fetcher) into(ctx context.Context, part *os.File, name, path string, d 
 		part.Truncate(0)
 		return false, &ChangedError{Name: name, File: f.url(path), FoundSize: have, Len: d.size,
 			Remedy: "the mirror sends more than its index says: try again later or name another with --mirror"}
-	}
-	if err == nil && have < d.size {
-		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		t.Add(-have)

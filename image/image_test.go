@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -417,6 +418,37 @@ func TestRelease(t *testing.T) {
 	if _, err := verifyRelease(good, openpgp.EntityList{a.key}, "forky", now); err == nil || !strings.Contains(err.Error(), `not "forky"`) {
 		t.Errorf("another suite: %v", err)
 	}
+}
+
+// While a mirror has a new release with the old index, or an index and nothing else of
+// the new one, the release before serves: out of the cache, or by the suite's other name.
+func TestBetweenReleases(t *testing.T) {
+	const release, index = "dists/trixie/InRelease", "dists/trixie/main/binary-riscv64/Packages.xz"
+	a := newArchive(t, standard())
+	old := a.files
+	a.mustBuild("redis-server")
+	packages := standard()
+	packages[0].fields += "Homepage: https://new.example\n"
+	a.publish(packages, "1.0", a.key)
+	halfway := maps.Clone(old)
+	halfway[release] = a.files[release]
+	a.files = halfway
+	a.mustBuild("redis-server")
+	if kept, err := os.ReadFile(filepath.Join(a.cache, "release", "trixie")); err != nil || !bytes.Equal(kept, old[release]) {
+		t.Errorf("the release in the cache is not the one used: %v", err)
+	}
+
+	a.cache = t.TempDir()
+	a.wantError("index of trixie has changed", "--mirror")
+	delete(halfway, index)
+	a.wantError("404")
+	for _, name := range []string{release, index} {
+		halfway[strings.Replace(name, "trixie", "stable", 1)] = old[name]
+	}
+	a.mustBuild("redis-server")
+	halfway["dists/stable/InRelease"] = bytes.Replace(old[release], []byte("13.9"), []byte("13.8"), 1)
+	a.cache = t.TempDir()
+	a.wantError("404")
 }
 
 // The keys in the program are Debian's for this release.
