@@ -37,6 +37,21 @@ var controls = []struct {
 		}
 		return c.ResizeDisk(n, bytes)
 	}},
+	{"disk-attach", func(c *control.Client, arg string) error {
+		slot, disk, _ := strings.Cut(arg, ":")
+		n, err := strconv.Atoi(slot)
+		if err != nil || disk == "" {
+			return usageError{fmt.Errorf("disk-attach %s: give the drive's number and the disk, for instance 1:nbd://10.0.0.5/data", arg)}
+		}
+		return c.InsertDisk(n, disk)
+	}},
+	{"disk-detach", func(c *control.Client, arg string) error {
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return usageError{fmt.Errorf("disk-detach %s: give the drive's number", arg)}
+		}
+		return c.EjectDisk(n)
+	}},
 	{"switch", func(c *control.Client, _ string) error { return c.Switch() }},
 	{"detach", func(c *control.Client, _ string) error { return c.Detach() }},
 	{"resume", func(c *control.Client, _ string) error { return c.Resume() }},
@@ -59,6 +74,8 @@ func ctlCommand() *cobra.Command {
 			"  reset          press the reset button\n" +
 			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
 			"  disk-resize N:SIZE  make disk N larger; the first one is 0\n" +
+			"  disk-attach N:URL  put a disk into the empty drive N\n" +
+			"  disk-detach N  take the disk out of drive N; the guest must have unmounted it\n" +
 			"  switch         the backup becomes the primary, this copy ends\n" +
 			"  detach         the backup ends, this copy goes on alone\n" +
 			"  resume         of a VM that stopped as a disk failed: try that again, and go on\n" +

@@ -95,6 +95,36 @@ func resizeCommand() *cobra.Command {
 	return c
 }
 
+func attachCommand() *cobra.Command {
+	slot := -1
+	c := asking("attach NAME DISK", "Put a disk into an empty drive of a VM", 2, 2, "the name of a VM and an nbd:// address",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			q := node.AttachRequest{Disk: list[1]}
+			if c.Flags().Changed("drive") {
+				q.Slot = &slot
+			}
+			return a.client().Attach(ctx, list[0], q)
+		})
+	c.Long = "The guest sees a disk in place of one of no size, at the same instruction on both copies. A VM has the\n" +
+		"drives that it was made with: see --drives of tandem create. The VM may run or not."
+	c.Flags().IntVar(&slot, "drive", -1, "number of the drive; the first empty one if it is left out")
+	return c
+}
+
+func detachCommand() *cobra.Command {
+	c := asking("detach NAME SLOT", "Take a disk out of a VM", 2, 2, "the name of a VM and the number of its disk",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			slot, err := strconv.Atoi(list[1])
+			if err != nil {
+				return usageError{fmt.Errorf("disk %s: give its number; the first one is 0", list[1])}
+			}
+			return a.client().Detach(ctx, list[0], node.DetachRequest{Slot: slot})
+		})
+	c.Long = "Unmount it in the guest first: one that the guest is using at that moment is not taken out. Its data stay\n" +
+		"where they are, and its drive stays, empty."
+	return c
+}
+
 // moveCommand moves a copy, and waits until it is there.
 func moveCommand(use, short, long, role string) *cobra.Command {
 	var to string

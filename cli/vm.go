@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"tandem/host/etcd"
 	"tandem/host/filedisk"
 	"tandem/host/nbd"
 	"tandem/host/netswitch"
@@ -54,7 +55,7 @@ func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&v.append, "append", "", "kernel command line")
 	f.StringVar(&v.firmware, "firmware", "", "OpenSBI or U-Boot to start in M-mode")
 	f.StringVar(&v.elf, "elf", "", "bare-metal ELF program to run in M-mode")
-	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT, nbds:// with TLS; may be repeated")
+	f.StringArrayVar(&v.disks, "disk", nil, "FILE or nbd://HOST:PORT/EXPORT, nbds:// with TLS, or empty for a drive that a disk can be put into later; may be repeated")
 	f.StringVar(&v.network, "network", "user", "user, switch:ADDRESS, tap:NAME[,bridge=BRIDGE][,mtu=BYTES] or none")
 	f.StringArrayVar(&v.forwards, "forward", nil, "HOST:PORT:GUESTPORT, a TCP port of the host for the guest's; may be repeated")
 	f.StringVar(&v.terminal, "terminal", terminalUART, "the guest's console that is ours: uart (ttyS0) or virtio (hvc0)")
@@ -188,6 +189,10 @@ func (o *vm) addDisk(s, serial string, size uint64) error {
 		return usageError{err}
 	}
 	url := d.url
+	if url == etcd.EmptyDrive {
+		o.add(machine.Device{Kind: machine.DiskDevice, Serial: serial}, site.Slot{Drive: true})
+		return nil
+	}
 	if d.size > 0 {
 		size = d.size
 	}

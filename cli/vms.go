@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/host/etcd"
 	"tandem/node"
 )
 
@@ -34,9 +35,9 @@ func vmCommands() []*cobra.Command {
 		ftStatus(), testFailover(),
 		moveCommand("migrate-backup", "Move a VM's backup to another host", "A pair has one backup at a time: the old one ends before the new one is cloned, so the VM is\n"+
 			"unprotected while it is copied. Move to a host that is known to be good.", "backup"))
-	disk := &cobra.Command{Use: "disk", Short: "Disks of a VM that runs"}
+	disk := &cobra.Command{Use: "disk", Short: "Disks of a VM"}
 	group(disk)
-	disk.AddCommand(resizeCommand())
+	disk.AddCommand(attachCommand(), detachCommand(), resizeCommand())
 	return []*cobra.Command{createCommand(), disk,
 		change("start", "Start a VM", node.VMChange{Power: &yes}),
 		change("stop", "Pull the plug on a VM", node.VMChange{Power: &no}),
@@ -56,6 +57,7 @@ func createCommand() *cobra.Command {
 	s := &q.Spec
 	var memory, diskSize string
 	var timeout time.Duration
+	var drives uint8
 	c := asking("create NAME", "Make a VM in the cluster", 1, 1, "a name",
 		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
 			q.Name = list[0]
@@ -85,6 +87,16 @@ func createCommand() *cobra.Command {
 					*path = whole
 				}
 			}
+			free := max(0, maxDisks-len(s.Disks))
+			if s.Terminal == terminalVirtio {
+				free = max(0, free-1)
+			}
+			if c.Flags().Changed("drives") && int(drives) > free {
+				return usageError{fmt.Errorf("--drives %d: beside %d disks there is room for %d", drives, len(s.Disks), free)}
+			}
+			for range min(int(drives), free) {
+				s.Disks = append(s.Disks, etcd.EmptyDrive)
+			}
 			if c.Flags().Changed("timeout") {
 				s.Timeout = timeout.String()
 			}
@@ -99,6 +111,7 @@ func createCommand() *cobra.Command {
 	f.IntVar(&s.CPUs, "cpus", 1, "number of harts")
 	f.StringVarP(&memory, "memory", "m", "512M", "guest memory, in bytes or with K, M or G")
 	f.StringArrayVar(&s.Disks, "disk", nil, "nbd://HOST:PORT/EXPORT of a tandem store that every host reaches; may be repeated")
+	f.Uint8Var(&drives, "drives", 2, "empty drives, into which disk attach puts disks while the VM runs")
 	f.StringVar(&diskSize, "disk-size", "", "size of the disks, if the server may not be asked")
 	f.StringVar(&s.Network, "network", "none", "switch:ADDRESS, tap:NAME[,bridge=BRIDGE][,mtu=BYTES] (the same on every host) or none")
 	f.StringVar(&s.Terminal, "terminal", "", "the guest's console that is kept: uart (ttyS0) or virtio (hvc0)")

@@ -45,6 +45,7 @@ type Device struct {
 	ReadOnly bool
 	Serial   string
 	Disk     event.DiskMode
+	Medium   string // event.Medium's Source, of a disk that was put in while the machine ran
 	MAC      [6]byte
 	MTU      uint16
 }
@@ -162,6 +163,7 @@ func (c *Config) State(s *state.Coder) {
 		s.Bool(&d.ReadOnly)
 		str(s, &d.Serial, 64)
 		state.U8(s, &d.Disk)
+		str(s, &d.Medium, event.MaxSource)
 		s.Fixed(d.MAC[:])
 		state.U16(s, &d.MTU)
 	})

@@ -44,7 +44,7 @@ import (
 
 // Version names the behaviour of the machine: two copies of a VM must agree on
 // it. It changes whenever the same inputs could lead to other bits.
-const Version = 3
+const Version = 4
 
 // quantum is the number of steps in one hart's turn.
 const quantum = 20_000
@@ -387,6 +387,8 @@ func (m *Machine) apply(in event.Input) error {
 		}
 	case event.Control:
 		return m.control(in)
+	case event.Medium:
+		return m.medium(in)
 	}
 	return fmt.Errorf("%w: %T", ErrInput, in)
 }
@@ -427,14 +429,40 @@ func (m *Machine) control(c event.Control) error {
 // resize makes a disk larger. The Config follows: it describes the board as it is, to
 // whoever clones it or boots it again.
 func (m *Machine) resize(slot event.DeviceID, capacity uint64) error {
-	d, ok := m.device(slot).(*blk.Device)
-	if !ok || int(slot) >= len(m.cfg.Devices) || capacity < m.cfg.Devices[slot].Capacity {
+	d, cfg := m.disk(slot)
+	if d == nil || capacity < cfg.Capacity {
 		return fmt.Errorf("%w: no disk in slot %d that could become %d bytes large", ErrInput, slot, capacity)
 	}
-	m.cfg.Devices = slices.Clone(m.cfg.Devices) // others may have the same
-	m.cfg.Devices[slot].Capacity = capacity
+	cfg.Capacity = capacity
+	m.describe(slot, cfg)
 	d.Resize(capacity)
 	return nil
+}
+
+// medium fills an empty drive, or empties one that is at rest.
+func (m *Machine) medium(in event.Medium) error {
+	d, cfg := m.disk(in.Device)
+	if d == nil || (in.Capacity == 0) == (cfg.Capacity == 0) || cfg.ReadOnly || cfg.Disk.Own() || len(d.Pending()) > 0 {
+		return fmt.Errorf("%w: no drive in slot %d that could take a medium of %d bytes", ErrInput, in.Device, in.Capacity)
+	}
+	cfg.Capacity, cfg.Medium = in.Capacity, in.Source
+	m.describe(in.Device, cfg)
+	d.Resize(in.Capacity)
+	return nil
+}
+
+// disk is the disk in a slot, nil if there is none, and its description.
+func (m *Machine) disk(slot event.DeviceID) (*blk.Device, Device) {
+	if d, ok := m.device(slot).(*blk.Device); ok && int(slot) < len(m.cfg.Devices) {
+		return d, m.cfg.Devices[slot]
+	}
+	return nil, Device{}
+}
+
+// describe replaces the description of a device.
+func (m *Machine) describe(slot event.DeviceID, d Device) {
+	m.cfg.Devices = slices.Clone(m.cfg.Devices) // others may have the same
+	m.cfg.Devices[slot] = d
 }
 
 // PendingDisk lists the disk requests that have no completion, in the order

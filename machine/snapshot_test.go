@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"tandem/machine"
@@ -59,6 +60,44 @@ func TestResizeDisk(t *testing.T) {
 		if err := m.Apply(event.Control{Op: event.Resize, Arg: arg}); !errors.Is(err, machine.ErrInput) {
 			t.Errorf("resize %#x: %v", arg, err)
 		}
+	}
+}
+
+// A drive is filled and emptied, which all that describes the machine tells; what does not
+// fit is refused.
+func TestMedium(t *testing.T) {
+	cfg := machinetest.Config(t, 1)
+	const slot, size = 3, 1 << 20
+	cfg.Devices = append(slices.Grow(cfg.Devices, 2), machine.Device{Kind: machine.DiskDevice, Disk: event.ReplicatedDisk}, machine.Device{})[:slot]
+	cfg.Devices = append(cfg.Devices, machine.Device{Kind: machine.DiskDevice})
+	m := power(t, cfg)
+	empty := m.HashAll()
+	in := event.Medium{Device: slot, Capacity: size, Source: "nbd://store/a"}
+	apply(t, m, in)
+	apply(t, m, event.Control{Op: event.Reset})
+	n := restored(t, m)
+	for _, m := range []*machine.Machine{m, n} {
+		if d := m.Config().Devices[slot]; d.Capacity != size || d.Medium != in.Source {
+			t.Errorf("the drive has %+v", d)
+		}
+		if m.HashAll() == empty || m.HashAll() != n.HashAll() {
+			t.Error("the state does not tell")
+		}
+		for _, bad := range []event.Medium{in, {Device: slot + 1, Capacity: size}, {Device: machinetest.NetSlot}, {Device: event.UART, Capacity: size}} {
+			if err := m.Apply(bad); !errors.Is(err, machine.ErrInput) {
+				t.Errorf("%+v: %v", bad, err)
+			}
+		}
+		apply(t, m, event.Medium{Device: slot})
+		if err := m.Apply(event.Medium{Device: slot}); !errors.Is(err, machine.ErrInput) {
+			t.Errorf("an empty drive is emptied: %v", err)
+		}
+		if d := m.Config().Devices[slot]; d.Capacity != 0 || d.Medium != "" {
+			t.Errorf("the drive has %+v", d)
+		}
+	}
+	if cfg.Devices[slot].Capacity != 0 {
+		t.Error("the Config of others has changed")
 	}
 }
 

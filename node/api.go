@@ -122,6 +122,8 @@ func (n *Node) routes() []api.Route {
 		{Pattern: "GET /v1/vms/{name}/console", Role: api.Operate, Serve: n.getConsole},
 		{Pattern: "POST /v1/vms/{name}/move", Role: api.Operate, Do: n.postMove},
 		{Pattern: "POST /v1/vms/{name}/resize", Role: api.Operate, Do: n.postResize},
+		{Pattern: "POST /v1/vms/{name}/attach", Role: api.Operate, Do: n.postAttach},
+		{Pattern: "POST /v1/vms/{name}/detach", Role: api.Operate, Do: n.postDetach},
 		{Pattern: "POST /v1/vms/{name}/reset", Role: api.Operate, Do: n.postCommand("reset")},
 		{Pattern: "POST /v1/vms/{name}/test-failover", Role: api.Operate, Do: n.postCommand("test-failover")},
 		{Pattern: "POST /v1/vms/{name}/shutdown", Role: api.Operate, Do: n.postCommand("shutdown")},
@@ -464,6 +466,10 @@ func measure(ctx context.Context, s *etcd.Spec) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for _, url := range s.Disks[min(len(s.Sizes), len(s.Disks)):] {
+		if url == etcd.EmptyDrive {
+			s.Sizes = append(s.Sizes, 0)
+			continue
+		}
 		d, err := nbd.Dial(ctx, url, 0, func() {})
 		if err != nil {
 			return fmt.Errorf("%w; see that tandem store runs and is reached, or say how large the disks are", err)
@@ -499,8 +505,8 @@ func check(q CreateRequest) error {
 		}
 	}
 	for _, d := range s.Disks {
-		if !strings.HasPrefix(d, "nbd://") {
-			return fmt.Errorf("disk %s: a VM of a cluster needs a disk that every host reaches: serve it with tandem store and give its nbd:// address", d)
+		if err := checkDisk(d); err != nil {
+			return err
 		}
 	}
 	if s.Timeout != "" {

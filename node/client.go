@@ -182,6 +182,16 @@ func (c *Client) Resize(ctx context.Context, name string, q ResizeRequest) error
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/resize", q, nil)
 }
 
+// Attach puts a disk into an empty drive of a VM, running or not.
+func (c *Client) Attach(ctx context.Context, name string, q AttachRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/attach", q, nil)
+}
+
+// Detach takes a disk out of a VM, running or not.
+func (c *Client) Detach(ctx context.Context, name string, q DetachRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/detach", q, nil)
+}
+
 // Command does something at a VM's primary: shutdown, reset or test-failover.
 func (c *Client) Command(ctx context.Context, name, command string) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/"+command, nil, nil)

@@ -159,6 +159,10 @@ func (c *Encoder) body(dst []byte, e event.Entry) []byte {
 	case event.Hash:
 		dst = binary.LittleEndian.AppendUint64(dst, in.State)
 		dst = binary.LittleEndian.AppendUint64(dst, in.Memory)
+	case event.Medium:
+		dst = append(dst, byte(in.Device))
+		dst = binary.AppendUvarint(dst, in.Capacity)
+		dst = appendBytes(dst, []byte(in.Source))
 	}
 	return dst
 }
@@ -252,6 +256,8 @@ func (c *Decoder) input(s *scanner, head byte, step event.Step) event.Input {
 		return event.Control{Op: event.ControlOp(s.byte()), Arg: s.uvarint()}
 	case event.KindHash:
 		return event.Hash{State: s.uint64(), Memory: s.uint64()}
+	case event.KindMedium:
+		return event.Medium{Device: s.device(), Capacity: s.uvarint(), Source: string(s.bytes(event.MaxSource))}
 	}
 	s.fail("unknown kind %d", kind)
 	return nil
@@ -377,6 +383,8 @@ func check(e event.Entry) error {
 		return checkPayload(in.Device, len(in.Data), MaxConsole)
 	case event.Entropy:
 		return checkPayload(in.Device, len(in.Data), MaxEntropy)
+	case event.Medium:
+		return checkPayload(in.Device, len(in.Source), event.MaxSource)
 	case event.Control:
 		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.Resize) {
 			return fmt.Errorf("%w: unknown control operation %d", ErrInvalid, in.Op)

@@ -73,6 +73,7 @@ var kindNames = [...]string{
 	event.KindReleased:   "Released",
 	event.KindControl:    "Control",
 	event.KindHash:       "Hash",
+	event.KindMedium:     "Medium",
 }
 
 var controlNames = [...]string{
@@ -139,6 +140,8 @@ func inputText(in event.Input) string {
 		return fmt.Sprintf("op %d arg %d", in.Op, in.Arg)
 	case event.Hash:
 		return fmt.Sprintf("state %016x memory %016x", in.State, in.Memory)
+	case event.Medium:
+		return fmt.Sprintf("device %d capacity %d source %q", in.Device, in.Capacity, in.Source)
 	}
 	return "?"
 }

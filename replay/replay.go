@@ -56,6 +56,9 @@
 //	             arg     uvarint
 //	9 Hash       state   8 bytes  little-endian
 //	             memory  8 bytes  little-endian
+//	10 Medium    device  1 byte
+//	             size    uvarint  Capacity
+//	             source  bytes    at most 4 KiB
 //
 // "Before" is counted from the start of the batch, where all is zero: a clock
 // of base, rate and window 0 stands before the first. An entry is at most 16 MiB.

@@ -90,6 +90,8 @@ func (r *Replica) applied(e event.Entry) {
 		r.pace.follow(r.m, r.clock())
 	case event.Control:
 		r.heed(in)
+	case event.Medium:
+		r.noteMedium(in)
 	case event.DiskDone:
 		r.keepOutputs() // it may have been asked for in this very slice
 		r.follower.settled(in)

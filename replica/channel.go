@@ -235,6 +235,7 @@ func (r *Replica) cloneLast(seq event.Seq, part []byte) error {
 	r.rep = replay.NewReplayer(m, seq, m.LastOutput())
 	r.rep.Applied, r.rep.Ready = r.applied, r.ready
 	r.pace.start(m, r.now)
+	r.noteMedia()
 	r.tellLoaded()
 	return nil
 }

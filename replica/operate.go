@@ -34,6 +34,7 @@ const (
 	SwitchOperation = "switch"
 	DetachOperation = "detach"
 	ResizeOperation = "resize"
+	AttachOperation = "attach"
 )
 
 // Operation is a request that takes a while: the newest one.
@@ -42,7 +43,7 @@ type Operation struct {
 	Under bool   // it is under way
 	Err   error  // why it was given up
 
-	deadline ft.Time // of a switch: the machine waits until then at most; of a resize: the disk
+	deadline ft.Time // of a switch: the machine waits until then at most; of others: the disk
 	slot     event.DeviceID
 	size     uint64 // of a resize: the disk's
 }
@@ -232,7 +233,7 @@ func (r *Replica) handOver() {
 func (r *Replica) conclude(c ft.Changed) {
 	switch {
 	case !r.op.Under:
-	case r.op.Name == ResizeOperation && c.To != ft.Halted && c.To != ft.Off: // with or without a backup
+	case (r.op.Name == ResizeOperation || r.op.Name == AttachOperation) && c.To != ft.Halted && c.To != ft.Off: // with or without a backup
 	case r.op.Name == DetachOperation && (c.To == ft.Solo || c.To == ft.Off):
 		r.endOperation(nil)
 	case r.op.Name == SwitchOperation && c.To == ft.Halted && r.p.Leaving():

@@ -147,7 +147,9 @@ type Replica struct {
 	resyncing resyncing // of a primary: its backup's disks
 	resynced  resynced  // of a backup: its own
 	grows     uint64    // DiskGrow requests
-	idBase    uint64    // of requests, for a VM that was booted again: see boot
+	inserting drive     // of a primary
+	noting    []world.Pending[bool]
+	idBase    uint64 // of requests, for a VM that was booted again: see boot
 
 	claim, fence pendingQuestion
 	redial       ft.Time // of a backup to which nobody has spoken: when to try again, or 0
@@ -430,6 +432,8 @@ type pendingQuestion struct {
 
 func (r *Replica) pollQuestions() {
 	r.pollFollowed()
+	r.pollInserting()
+	r.pollNoting()
 	if q := r.claim; q.claim != nil {
 		if won, err, ok := q.claim.Poll(); ok {
 			r.claim = pendingQuestion{}

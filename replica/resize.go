@@ -63,9 +63,10 @@ func (r *Replica) resizing() bool {
 	return r.op.Under && r.op.Name == ResizeOperation && r.p != nil
 }
 
-// expire ends a resize whose disk does not answer. If it grows later, nobody minds.
+// expire ends an operation whose disk does not answer. If it grows later, nobody minds; if
+// it is opened later, it is closed again.
 func (r *Replica) expire() {
-	if r.resizing() && r.now >= r.op.deadline {
+	if (r.resizing() || r.attaching()) && r.now >= r.op.deadline {
 		r.endOperation(fmt.Errorf("the disk in slot %d has not answered for %d s: see to its store, then ask again", r.op.slot, resizeTime/ft.Second))
 	}
 }

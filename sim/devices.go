@@ -66,6 +66,14 @@ func (s *Storage) open(site *Site) *Disk {
 	return s.disk
 }
 
+// Holder names the process that has the newest connection, if it is open.
+func (s *Storage) Holder() string {
+	if s.disk == nil || s.disk.fenced {
+		return ""
+	}
+	return s.disk.site.p.Name
+}
+
 // reader returns a connection that only reads, and is in nobody's way.
 func (s *Storage) reader(site *Site) *Disk { return &Disk{s: s, site: site, reader: true} }
 
@@ -251,7 +259,13 @@ func (d *Disk) Fenced() bool { return d.fenced }
 func (d *Disk) Size() uint64 { return uint64(len(d.s.Bytes)) }
 
 // Close implements world.Disk.
-func (d *Disk) Close() error { return nil }
+func (d *Disk) Close() error {
+	if d.s.disk == d && !d.s.own {
+		d.drain()
+		d.s.disk = nil
+	}
+	return nil
+}
 
 // LAN is the VM's network: whoever answers its frames.
 type LAN struct {

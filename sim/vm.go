@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"tandem/machine/event"
 	"tandem/vswitch"
@@ -19,8 +21,9 @@ type VM struct {
 	Storage *Storage
 	LAN     *LAN
 	Console Console
-	Name    string      // at the Switch
-	MAC     vswitch.MAC // the same
+	Spares  map[string]*Storage // shared disks that operators may put into drives
+	Name    string              // at the Switch
+	MAC     vswitch.MAC         // the same
 
 	w       *World
 	current *Site // that opened the newest epoch
@@ -86,6 +89,8 @@ type Site struct {
 	// Own, if set, is the disk of this host, in place of the shared one.
 	Own  *Storage
 	disk *Disk // of Own, once it is open
+
+	media map[event.DeviceID]string // names of Spares, put into drives
 }
 
 // OwnDisk returns a disk for one host, as large as the shared one.
@@ -105,7 +110,7 @@ func (s *Site) ownDisk() *Disk {
 // Site returns a process's way to the outside.
 func (v *VM) Site(p *Process) *Site {
 	v.Arbiter.w = v.w
-	return &Site{v: v, p: p}
+	return &Site{v: v, p: p, media: map[event.DeviceID]string{}}
 }
 
 // outcome implements world.Pending.
@@ -189,8 +194,60 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 	} else {
 		d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
 	}
+	for _, slot := range slices.Sorted(maps.Keys(s.media)) {
+		if spare := s.v.Spares[s.media[slot]]; spare != nil {
+			d.Disks[slot] = spare.open(s)
+		}
+	}
 	d.Networks[s.v.LAN.slot] = s.v.LAN.open(s)
 	return d
+}
+
+// Spare adds a shared disk that lies in no drive yet.
+func (v *VM) Spare(name string, size uint64, slot event.DeviceID) *Storage {
+	if v.Spares == nil {
+		v.Spares = map[string]*Storage{}
+	}
+	v.Spares[name] = newStorage(v.w, v, size, slot)
+	return v.Spares[name]
+}
+
+// Insert implements world.Site.
+func (s *Site) Insert(slot event.DeviceID, source string, epoch event.Epoch) world.Pending[world.Disk] {
+	s.media[slot] = source
+	o := &outcome[world.Disk]{}
+	s.reach(source, &o.done, &o.err, func(spare *Storage) {
+		if epoch != s.epoch || s.v.opened > epoch {
+			o.err = fmt.Errorf("epoch %d is fenced", epoch)
+			return
+		}
+		o.v = spare.open(s)
+	})
+	return o
+}
+
+// Note implements world.Site.
+func (s *Site) Note(slot event.DeviceID, source string) world.Pending[bool] {
+	s.media[slot] = source
+	o := &outcome[bool]{}
+	s.reach(source, &o.done, &o.err, func(*Storage) { o.v = true })
+	return o
+}
+
+// reach finds a spare disk, after a while.
+func (s *Site) reach(source string, done *bool, err *error, found func(*Storage)) {
+	s.p.touch()
+	s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
+		switch spare := s.v.Spares[source]; {
+		case source == "":
+		case spare == nil || s.NoStore || spare.Down:
+			*err = fmt.Errorf("the disk %q does not answer", source)
+		default:
+			found(spare)
+		}
+		*done = true
+		s.p.Wake()
+	})
 }
 
 // Start claims and opens the first epoch, for the first primary.

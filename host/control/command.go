@@ -40,14 +40,28 @@ var commands = map[string]func(r *replica.Replica, arg int) error{
 	"test-failover": func(r *replica.Replica, _ int) error { return r.TestFailover() },
 }
 
-// resize reads disk-resize's arguments.
-func resize(q url.Values) (func(r *replica.Replica, _ int) error, error) {
+// diskCommands are those about the disk in a slot.
+var diskCommands = map[string]func(r *replica.Replica, slot event.DeviceID, q url.Values) error{
+	"disk-resize": func(r *replica.Replica, slot event.DeviceID, q url.Values) error {
+		size, err := strconv.ParseUint(q.Get("bytes"), 10, 64)
+		if err != nil {
+			return errors.New("disk-resize needs bytes=N")
+		}
+		return r.ResizeDisk(slot, size)
+	},
+	"disk-attach": func(r *replica.Replica, slot event.DeviceID, q url.Values) error {
+		return r.InsertDisk(slot, q.Get("disk"))
+	},
+	"disk-detach": func(r *replica.Replica, slot event.DeviceID, _ url.Values) error { return r.EjectDisk(slot) },
+}
+
+// diskCommand reads the arguments of a disk's command.
+func diskCommand(name string, q url.Values) (func(r *replica.Replica, _ int) error, error) {
 	slot, err := strconv.ParseUint(q.Get("slot"), 10, 3)
-	size, err2 := strconv.ParseUint(q.Get("bytes"), 10, 64)
-	if err != nil || err2 != nil {
-		return nil, errors.New("disk-resize needs slot=N, from 0 to 7, and bytes=N")
+	if err != nil {
+		return nil, fmt.Errorf("%s needs slot=N, from 0 to 7", name)
 	}
-	return func(r *replica.Replica, _ int) error { return r.ResizeDisk(event.DeviceID(slot), size) }, nil
+	return func(r *replica.Replica, _ int) error { return diskCommands[name](r, event.DeviceID(slot), q) }, nil
 }
 
 // command is one that waits for its answer.
@@ -65,8 +79,8 @@ func (s *Server) post(w http.ResponseWriter, req *http.Request) {
 	name := req.PathValue("command")
 	do, ok := commands[name]
 	var bad error
-	if name == "disk-resize" {
-		do, bad = resize(req.URL.Query())
+	if diskCommands[name] != nil {
+		do, bad = diskCommand(name, req.URL.Query())
 		ok = true
 	}
 	c := &command{do: do, reply: make(chan error, 1)}
@@ -188,6 +202,17 @@ func (c *Client) SetCPUShare(thousandths int) error {
 // ResizeDisk makes the disk in a slot larger, and returns when the guest has been told.
 func (c *Client) ResizeDisk(slot int, bytes uint64) error {
 	return c.command("disk-resize", url.Values{"slot": {strconv.Itoa(slot)}, "bytes": {strconv.FormatUint(bytes, 10)}})
+}
+
+// InsertDisk puts a disk into the empty drive in a slot, and returns when the guest has
+// been told.
+func (c *Client) InsertDisk(slot int, disk string) error {
+	return c.command("disk-attach", url.Values{"slot": {strconv.Itoa(slot)}, "disk": {disk}})
+}
+
+// EjectDisk takes the disk out of a slot's drive.
+func (c *Client) EjectDisk(slot int) error {
+	return c.command("disk-detach", url.Values{"slot": {strconv.Itoa(slot)}})
 }
 
 // Switch makes the backup the primary, and returns when it is; the replica that was

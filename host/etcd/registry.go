@@ -85,6 +85,10 @@ type Spec struct {
 	Spread   string   `json:"spread,omitempty"` // prefer or require
 }
 
+// EmptyDrive stands among Spec.Disks for a drive that a disk can be put into while the VM
+// runs.
+const EmptyDrive = "empty"
+
 // Secrets are PEM files by which a VM's replicas know each other.
 type Secrets struct {
 	CA   []byte `json:"ca"`

@@ -15,6 +15,7 @@ import (
 // already, and taps, are not among it.
 func (s *Site) Needs() (n confine.Needs) {
 	for _, slot := range s.cfg.Slots {
+		n.Names = n.Names || slot.Drive
 		switch {
 		case nbd.IsURL(slot.Disk):
 			certificates, socket, host := nbd.Opens(slot.Disk)

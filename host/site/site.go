@@ -29,6 +29,7 @@ import (
 type Slot struct {
 	Disk     string
 	ReadOnly bool
+	Drive    bool // for a disk that an operator may put in later
 	Network  string
 	Reads    bool // a backup reads the disk itself (paper §4.2)
 	Mode     event.DiskMode
@@ -53,10 +54,12 @@ type Site struct {
 
 	mu  sync.Mutex
 	own [8]*filedisk.Disk // replicated disks, open for the life of the process
+
+	media map[event.DeviceID]string // what operators have put into drives since, and taken out
 }
 
 // New returns a Site.
-func New(cfg Config) *Site { return &Site{cfg: cfg} }
+func New(cfg Config) *Site { return &Site{cfg: cfg, media: map[event.DeviceID]string{}} }
 
 // Prepare makes ready what a backup can hold without being heard of: its taps. What
 // is wrong with them is known at once so, and not at a failover. Release gives up
@@ -230,10 +233,13 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices, err error) {
 		}
 	}()
 	for i, slot := range s.cfg.Slots {
-		if slot.Disk != "" {
-			if d.Disks[i], err = s.openDisk(i, epoch); err != nil {
-				return d, err
-			}
+		if slot.Mode.Own() {
+			d.Disks[i], err = s.ownDisk(i)
+		} else if disk := s.medium(event.DeviceID(i)); disk != "" {
+			d.Disks[i], err = s.openShared(disk, slot.ReadOnly, epoch)
+		}
+		if err != nil {
+			return d, err
 		}
 		if slot.Network != "" && slot.Network != "none" {
 			if d.Networks[i], err = s.openNetwork(i, epoch); err != nil {
@@ -256,30 +262,62 @@ func Close(d world.Devices) {
 	}
 }
 
-func (s *Site) openDisk(i int, epoch event.Epoch) (world.Disk, error) {
-	slot := s.cfg.Slots[i]
-	if slot.Mode.Own() {
-		d, err := s.ownDisk(i)
-		if err != nil {
-			return nil, err
-		}
-		return d, nil
-	}
-	if nbd.IsURL(slot.Disk) {
-		d, err := nbd.Dial(context.Background(), slot.Disk, epoch, s.cfg.Wake)
+func (s *Site) openShared(disk string, readOnly bool, epoch event.Epoch) (world.Disk, error) {
+	if nbd.IsURL(disk) {
+		d, err := nbd.Dial(context.Background(), disk, epoch, s.cfg.Wake)
 		if err != nil {
 			return nil, err
 		}
 		return d, nil
 	}
 	if epoch > 0 {
-		return nil, fmt.Errorf("disk %s: a file of one host can't be the shared disk of a protected VM: serve it with tandem store and give its nbd:// address, or give each copy a disk of its own with mode=replicated", slot.Disk)
+		return nil, fmt.Errorf("disk %s: a file of one host can't be the shared disk of a protected VM: serve it with tandem store and give its nbd:// address, or give each copy a disk of its own with mode=replicated", disk)
 	}
-	d, err := filedisk.Open(slot.Disk, slot.ReadOnly, s.cfg.Wake)
+	d, err := filedisk.Open(disk, readOnly, s.cfg.Wake)
 	if err != nil {
 		return nil, err
 	}
 	return d, nil
+}
+
+// medium is the shared disk in a slot.
+func (s *Site) medium(slot event.DeviceID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if source, noted := s.media[slot]; noted {
+		return source
+	}
+	return s.cfg.Slots[slot].Disk
+}
+
+func (s *Site) note(slot event.DeviceID, source string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.media[slot] = source
+}
+
+// Insert implements world.Site.
+func (s *Site) Insert(slot event.DeviceID, source string, epoch event.Epoch) world.Pending[world.Disk] {
+	s.note(slot, source)
+	return begin(s.cfg.Wake, func() (world.Disk, error) { return s.openShared(source, false, epoch) })
+}
+
+// Note implements world.Site.
+func (s *Site) Note(slot event.DeviceID, source string) world.Pending[bool] {
+	s.note(slot, source)
+	return begin(s.cfg.Wake, func() (bool, error) {
+		if source == "" {
+			return true, nil
+		}
+		if !nbd.IsURL(source) {
+			return false, fmt.Errorf("disk %s: it is no nbd:// address, which any host could reach", source)
+		}
+		d, err := nbd.DialReader(context.Background(), source, s.cfg.Wake)
+		if err != nil {
+			return false, err
+		}
+		return true, d.Close()
+	})
 }
 
 func (s *Site) openNetwork(i int, epoch event.Epoch) (world.Network, error) {

@@ -54,7 +54,7 @@ type Entry struct {
 }
 
 // Input is what an entry carries: one of Clock, Frames, DiskDone, ConsoleIn,
-// Entropy, OutputMark, Released, Control and Hash.
+// Entropy, OutputMark, Released, Control, Hash and Medium.
 type Input interface{ Kind() Kind }
 
 // Kind is the number of an input in the log's encoding; it never changes its meaning.
@@ -70,6 +70,7 @@ const (
 	KindReleased
 	KindControl
 	KindHash
+	KindMedium
 )
 
 // Clock says what the time CSR is from this step on: at step s it reads
@@ -199,6 +200,17 @@ type Hash struct {
 	Memory uint64
 }
 
+// Medium is what lies in a disk's drive from this step on, where an operator puts it in or
+// takes it out (§3.3). The driver learns of it as of a disk that has changed its size.
+type Medium struct {
+	Device   DeviceID
+	Capacity uint64 // in bytes; 0: the drive is empty
+	Source   string // by which hosts find it; the machine only keeps it
+}
+
+// MaxSource bounds Medium.Source, in bytes.
+const MaxSource = 4096
+
 func (Clock) Kind() Kind      { return KindClock }
 func (Frames) Kind() Kind     { return KindFrames }
 func (DiskDone) Kind() Kind   { return KindDiskDone }
@@ -208,6 +220,7 @@ func (OutputMark) Kind() Kind { return KindOutputMark }
 func (Released) Kind() Kind   { return KindReleased }
 func (Control) Kind() Kind    { return KindControl }
 func (Hash) Kind() Kind       { return KindHash }
+func (Medium) Kind() Kind     { return KindMedium }
 
 // Output is something the machine asks of the world, with its place.
 type Output struct {

@@ -145,7 +145,8 @@ func (d *Device) Pending() []event.DiskRequest {
 	return list
 }
 
-// Resize gives the disk a new capacity in bytes and tells the driver.
+// Resize gives the disk a new capacity in bytes, none if its drive is empty now, and tells
+// the driver.
 func (d *Device) Resize(capacity uint64) {
 	d.sectors = capacity / sectorSize
 	d.ConfigChanged()
@@ -261,8 +262,12 @@ func (b backend) take(c virtio.Chain) bool {
 		return false
 	}
 	kind := binary.LittleEndian.Uint32(h)
-	if kind == typeGetID {
+	switch {
+	case kind == typeGetID:
 		b.finish(c, 0, b.id(c.Writable.Len()-1), event.DiskOK)
+		return true
+	case kind == typeFlush && b.sectors == 0: // an empty drive asks nobody
+		b.finish(c, 0, nil, event.DiskOK)
 		return true
 	}
 	r, status := b.decode(kind, binary.LittleEndian.Uint64(h[8:]), c)

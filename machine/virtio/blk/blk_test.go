@@ -123,6 +123,19 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// An empty drive asks nobody for anything: reads fail, and a flush has nothing to do.
+func TestEmptyDrive(t *testing.T) {
+	f := boot(t)
+	f.dev.Resize(0)
+	read, flushed := f.ask(in, 0, f.Space(512)), f.ask(flush, 0)
+	if f.status(read) != byte(event.DiskIOError) || f.status(flushed) != byte(event.DiskOK) {
+		t.Errorf("a read ends with %d, a flush with %d", f.status(read), f.status(flushed))
+	}
+	if o := f.Take(); len(o) > 0 {
+		t.Errorf("%d outputs", len(o))
+	}
+}
+
 // A read writes data, status and used length only as its completion is applied.
 func TestRead(t *testing.T) {
 	f := boot(t)

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A disk is put into a protected Debian guest, which writes to it; the copy that goes on
+// after a failover has it, reads what was written and writes on. Taken out, it is gone
+// from the guest and its data are on the export. Put in while the VM is off, it is there
+// when that starts.
+func TestDrive(t *testing.T) {
+	img := guest(t)
+	l, _ := newCluster(t, img, "n1", "n2", "n3")
+	data := l.path("data.raw")
+	if err := os.WriteFile(data, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(data, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	const disk, full = "nbd://10.99.0.1:10810/data", "sectors=131072" // of 512 bytes
+	l.start(labWorld, "store", "--listen", "10.99.0.1:10810", "--export", "data="+data, "--state", l.path("data.state"))
+	l.ask("n2", "create", "web", "--image", img, "--memory", "256M", "--engine", "jit", "--ft", "--start",
+		"--disk", "nbd://10.99.0.1:10809/web", "--drives", "1", "--timeout", "1s")
+	protected := func() {
+		t.Helper()
+		l.until("protected", 2*time.Minute, func() bool { return l.vm("n2", "web").Protected })
+	}
+	protected()
+	console := l.console("n3", "web")
+	size := func(want string) {
+		t.Helper()
+		console.ask("echo sectors=$(cat /sys/block/vdb/size)", want)
+	}
+	size("sectors=0")
+	for _, c := range []struct{ host, disk, want string }{
+		{"n1", "nbd://10.99.0.1:10810/none", "tandem store"}, {"n2", "/data.raw", "nbd:// address"}, {"n3", "nbd://10.99.0.1:10809/web", "already"},
+	} {
+		if _, diag, code := l.try(c.host, "disk", "attach", "web", c.disk); code != 1 || !strings.Contains(diag, c.want) {
+			t.Errorf("attach %s: exit %d: %s", c.disk, code, diag)
+		}
+	}
+	l.ask("n3", "disk", "attach", "web", disk)
+	size(full)
+	if _, diag, code := l.try("n1", "disk", "attach", "web", "nbd://10.99.0.1:10810/other"); code != 1 || !strings.Contains(diag, "no empty drive") {
+		t.Errorf("a second disk for one drive: exit %d: %s", code, diag)
+	}
+	console.ask("printf before >/dev/vdb && sync && echo written=$?", "written=0")
+
+	l.ask("n1", "ft", "test-failover", "web", "--yes")
+	protected()
+	console = l.console("n2", "web")
+	size(full)
+	console.ask("echo 3 >/proc/sys/vm/drop_caches; echo read=$(head -c 6 /dev/vdb)", "read=before")
+	console.ask("printf after. >/dev/vdb && sync && echo written=$?", "written=0")
+	l.ask("n1", "disk", "detach", "web", "1")
+	size("sectors=0")
+	if b, err := os.ReadFile(data); err != nil || !strings.HasPrefix(string(b), "after.") {
+		t.Errorf("the export holds %q, %v", b[:min(len(b), 6)], err)
+	}
+
+	l.ask("n1", "stop", "web")
+	l.until("off", time.Minute, func() bool { return l.vm("n1", "web").Status == "not protected: not running" })
+	l.ask("n1", "disk", "attach", "web", disk, "--drive", "1")
+	l.ask("n1", "start", "web")
+	protected()
+	console = l.console("n2", "web")
+	size(full)
+}
