@@ -26,7 +26,7 @@ func TestDrive(t *testing.T) {
 		t.Fatal(err)
 	}
 	const disk, full = "nbd://10.99.0.1:10810/data", "sectors=131072" // of 512 bytes
-	l.start(labWorld, "store", "--listen", "10.99.0.1:10810", "--export", "data="+data, "--state", l.path("data.state"))
+	l.start(labWorld, "store", "--listen", "10.99.0.1:10810", "--export", "data="+data, "--state", l.dir)
 	l.ask("n2", "create", "web", "--image", img, "--memory", "256M", "--engine", "jit", "--ft", "--start",
 		"--disk", "nbd://10.99.0.1:10809/web", "--drives", "1", "--timeout", "1s")
 	protected := func() {
