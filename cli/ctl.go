@@ -28,6 +28,13 @@ var controls = []struct {
 		}
 		return c.SetCPUShare(n)
 	}},
+	{"memory", func(c *control.Client, arg string) error {
+		n, err := parseSize(arg)
+		if err != nil {
+			return usageError{fmt.Errorf("memory %s: %w", arg, err)}
+		}
+		return c.SetMemory(n)
+	}},
 	{"disk-resize", func(c *control.Client, arg string) error {
 		slot, size, _ := strings.Cut(arg, ":")
 		n, err := strconv.Atoi(slot)
@@ -73,6 +80,7 @@ func ctlCommand() *cobra.Command {
 			"  shutdown       press the power button: the guest is asked to shut down\n" +
 			"  reset          press the reset button\n" +
 			"  cpu-share N    bound what the VM uses of one CPU, in thousandths, on whichever host it is\n" +
+			"  memory SIZE    ask the guest to run in so much of its memory, and to give back the rest\n" +
 			"  disk-resize N:SIZE  make disk N larger; the first one is 0\n" +
 			"  disk-attach N:URL  put a disk into the empty drive N\n" +
 			"  disk-detach N  take the disk out of drive N; the guest must have unmounted it\n" +

@@ -13,6 +13,7 @@ import (
 
 	"tandem/host/codemem"
 	"tandem/host/perfmap"
+	"tandem/host/ram"
 	"tandem/machine"
 	"tandem/machine/hart"
 	"tandem/machine/jit"
@@ -99,9 +100,11 @@ func (e *engine) openPerf(files []string) (err error) {
 	return nil
 }
 
-// use gives a machine memory for translated code, for the life of the process.
-func (e *engine) use(m *machine.Machine) error {
+// use gives a machine memory for translated code, for the life of the process, and the
+// host what the guest gives back of its memory.
+func (e *engine) use(m *machine.Machine, memory *ram.RAM) error {
 	e.used = m
+	m.OnRelease(func(off, n uint64) { memory.Release(off, n) }) // refused on hosts with larger pages
 	if e.cache == 0 {
 		return nil
 	}

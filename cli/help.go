@@ -63,6 +63,7 @@ var examples = map[string]string{
 	"tandem migrate":           "  tandem migrate web --to b",
 	"tandem reset":             "  tandem reset web",
 	"tandem disk":              "  tandem disk resize web 0 20G",
+	"tandem memory":            "  tandem memory web 256M",
 	"tandem disk attach":       "  tandem disk attach web nbd://10.0.0.5/data",
 	"tandem disk detach":       "  tandem disk detach web 1",
 	"tandem disk resize":       "  tandem disk resize web 0 20G",

@@ -95,6 +95,21 @@ func resizeCommand() *cobra.Command {
 	return c
 }
 
+func memoryCommand() *cobra.Command {
+	c := asking("memory NAME SIZE", "Ask a guest to run in some of its memory, and to give back the rest", 2, 2, "the name of a VM and a size",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			n, err := sizeOf("SIZE", list[1])
+			if err != nil {
+				return err
+			}
+			return a.client().SetMemory(ctx, list[0], node.MemoryRequest{Bytes: int64(n)})
+		})
+	c.Long = "The guest's balloon driver gives memory back as far as the guest can do without it, and takes it again when\n" +
+		"more is granted, up to what the VM was made with. What it has given back the hosts of both copies have, and a\n" +
+		"new backup is cloned without it. Placement counts the VM's whole memory all the same."
+	return c
+}
+
 func attachCommand() *cobra.Command {
 	slot := -1
 	c := asking("attach NAME DISK", "Put a disk into an empty drive of a VM", 2, 2, "the name of a VM and an nbd:// address",

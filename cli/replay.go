@@ -83,7 +83,7 @@ func replayFile(path string, use *engine, console io.Writer) (s replayed, err er
 	if err != nil {
 		return s, err
 	}
-	if err := use.use(m); err != nil {
+	if err := use.use(m, memory); err != nil {
 		return s, err
 	}
 	r := replay.NewReplayer(m, 0, m.LastOutput())

@@ -167,6 +167,7 @@ type copyOfVM struct {
 	engine  *engine
 	tls     link.Config
 	closers []io.Closer
+	memory  *ram.RAM // the guest's, once it is there
 }
 
 func (c *copyOfVM) close() {
@@ -239,11 +240,11 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	}
 	hub := term.NewHub(console, c.wake)
 	c.world = replica.World{Clock: c.clock, Entropy: host.Entropy{}, Site: c.site,
-		Terminal: hub, RAM: guestRAM}
+		Terminal: hub, RAM: c.newRAM}
 	if c.engine, err = f.vm.engine.open(); err != nil {
 		return nil, err
 	}
-	c.world.Engine = c.engine.use
+	c.world.Engine = func(m *machine.Machine) error { return c.engine.use(m, c.memory) }
 	if f.control != "" {
 		if c.control, err = control.Listen(f.control, c.wake, hub.Join); err != nil {
 			return nil, err
@@ -287,13 +288,12 @@ func (f *replicaFlags) tune(cfg *replica.Config) error {
 	return nil
 }
 
-// guestRAM maps memory for the life of the process.
-func guestRAM(size uint64) ([]byte, error) {
-	r, err := ram.New(size)
-	if err != nil {
+// newRAM maps the guest's memory, for the life of the process.
+func (c *copyOfVM) newRAM(size uint64) (b []byte, err error) {
+	if c.memory, err = ram.New(size); err != nil {
 		return nil, err
 	}
-	return r.Bytes(), nil
+	return c.memory.Bytes(), nil
 }
 
 // loadTLS reads the replica's certificate from a folder that certs has made.
@@ -357,7 +357,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 		return err
 	}
 	defer site.Close(devices)
-	memory, err := guestRAM(vm.config.RAM)
+	memory, err := c.newRAM(vm.config.RAM)
 	if err != nil {
 		return err
 	}

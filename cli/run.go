@@ -82,7 +82,7 @@ func run(ctx context.Context, vm vm, e *engine, bounds confineFlag, record, sign
 	if err != nil {
 		return err
 	}
-	if err := e.use(m); err != nil {
+	if err := e.use(m, memory); err != nil {
 		return err
 	}
 	host.LeanHeap()

@@ -31,6 +31,7 @@ import (
 type vmFlags struct {
 	cpus     int
 	memory   string
+	target   string // of memory
 	mmu      string
 	kernel   string
 	initrd   string
@@ -49,6 +50,7 @@ type vmFlags struct {
 func (v *vmFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&v.cpus, "cpus", 1, "number of harts")
 	f.StringVarP(&v.memory, "memory", "m", "512M", "guest memory, in bytes or with K, M or G")
+	f.StringVar(&v.target, "memory-target", "", "how much of that the guest is asked to run in; it gives back the rest as far as it can")
 	f.StringVar(&v.mmu, "mmu", "sv57", "largest address translation mode: sv39, sv48 or sv57")
 	f.StringVar(&v.kernel, "kernel", "", "Linux Image to boot")
 	f.StringVar(&v.initrd, "initrd", "", "initial RAM disk")
@@ -100,6 +102,16 @@ func (v *vmFlags) build(img *image.Image) (vm, error) {
 	seed := make([]byte, 64)
 	rand.Read(seed)
 	out.config = machine.Config{Harts: v.cpus, RAM: ram, Levels: levels, Wall: uint64(time.Now().UnixNano()), Seed: seed, Append: v.append}
+	if v.target != "" {
+		target, err := sizeOf("memory-target", v.target)
+		if err != nil {
+			return out, err
+		}
+		if target > ram {
+			return out, usageError{fmt.Errorf("--memory-target %s: the machine has --memory %s", v.target, v.memory)}
+		}
+		out.config.Balloon = ram - target
+	}
 	disks := v.disks
 	if img != nil {
 		if v.firmware == "" && v.kernel == "" {

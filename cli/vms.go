@@ -48,7 +48,7 @@ func vmCommands() []*cobra.Command {
 		moveCommand("migrate", "Move a running VM to another host", "The backup takes over if it is on that host; else it is moved there first, and a VM without FT is copied.\n"+
 			"Connections stay open. A VM with FT is protected again by a new backup afterwards.", "primary"),
 		atOnce("reset", "Press a VM's reset button"),
-		shutdownCommand(),
+		shutdownCommand(), memoryCommand(),
 		consoleCommand(), listCommand(), infoCommand(), eventsCommand(), ft}
 }
 
@@ -170,7 +170,11 @@ func infoCommand() *cobra.Command {
 			return a.show(c.OutOrStdout(), v, func(w io.Writer) {
 				fmt.Fprintf(w, "name\t%s\nshould run\t%v\nFT\t%v\n", v.Name, v.Power, v.FT)
 				describeVM(w, v)
-				fmt.Fprintf(w, "CPUs\t%d\nmemory\t%s\nimage\t%s\nkernel\t%s\nnetwork\t%s\n", v.Spec.CPUs, size(v.Spec.Memory), v.Spec.Image, v.Spec.Kernel, v.Spec.Network)
+				memory := size(v.Spec.Memory)
+				if v.Spec.Target > 0 && v.Spec.Target < v.Spec.Memory {
+					memory += ", of which the guest is asked to use " + size(v.Spec.Target)
+				}
+				fmt.Fprintf(w, "CPUs\t%d\nmemory\t%s\nimage\t%s\nkernel\t%s\nnetwork\t%s\n", v.Spec.CPUs, memory, v.Spec.Image, v.Spec.Kernel, v.Spec.Network)
 				for _, d := range v.Spec.Disks {
 					fmt.Fprintf(w, "disk\t%s\n", d)
 				}

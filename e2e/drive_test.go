@@ -11,10 +11,14 @@ import (
 	"time"
 )
 
+// givenBack prints how many pages of 4 KiB the guest has given back.
+const givenBack = "awk '/balloon_inflate/ { print \"given=\" $2 }' /proc/vmstat"
+
 // A disk is put into a protected Debian guest, which writes to it; the copy that goes on
 // after a failover has it, reads what was written and writes on. Taken out, it is gone
 // from the guest and its data are on the export. Put in while the VM is off, it is there
-// when that starts.
+// when that starts. The guest is asked to give back half of its memory, and does; so it
+// does when it is started again.
 func TestDrive(t *testing.T) {
 	img := guest(t)
 	l, _ := newCluster(t, img, "n1", "n2", "n3")
@@ -52,6 +56,8 @@ func TestDrive(t *testing.T) {
 	if _, diag, code := l.try("n1", "disk", "attach", "web", "nbd://10.99.0.1:10810/other"); code != 1 || !strings.Contains(diag, "no empty drive") {
 		t.Errorf("a second disk for one drive: exit %d: %s", code, diag)
 	}
+	l.ask("n2", "memory", "web", "128M")
+	console.ask(givenBack, "given=32768")
 	console.ask("printf before >/dev/vdb && sync && echo written=$?", "written=0")
 
 	l.ask("n1", "ft", "test-failover", "web", "--yes")
@@ -73,4 +79,5 @@ func TestDrive(t *testing.T) {
 	protected()
 	console = l.console("n2", "web")
 	size(full)
+	console.ask(givenBack, "given=32768")
 }

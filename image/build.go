@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +92,7 @@ func (b *builder) unpack(p *deb.Package, file string) (s source, err error) {
 	}
 	convert, kind := copyData, "data1"
 	if p == b.kernel {
-		convert, kind = keepBoot, "boot3"
+		convert, kind = keepBoot, bootKind()
 	}
 	s.unpacked = filepath.Join(b.archive.cache, "unpacked", p.SHA256+"."+kind+".tar.zst")
 	st, err := os.Stat(s.unpacked)
@@ -106,6 +107,9 @@ func (b *builder) unpack(p *deb.Package, file string) (s source, err error) {
 	s.size = st.Size()
 	return s, nil
 }
+
+// bootKind names what is kept of a kernel package, which changes with the modules wanted.
+func bootKind() string { return fmt.Sprintf("boot3-%.4x", sha256.Sum256(fmt.Append(nil, wanted))) }
 
 func pack(name string, f *os.File, size int64, convert func(io.Writer, io.Reader) error) error {
 	data, err := deb.Data(f, size)

@@ -436,6 +436,7 @@ func scripts() string {
 		[]byte(sshService), []byte(networkScript), []byte(buttonScript), []byte(containerInit)} {
 		fmt.Fprintf(h, "%d:%s", len(b), b)
 	}
+	fmt.Fprint(h, wanted)
 	return hex.EncodeToString(h.Sum(nil))
 }
 

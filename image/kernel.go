@@ -37,6 +37,7 @@ var wanted = []struct {
 	{"virtio_rng", false},
 	{"virtio_input", false},   // the power button
 	{"evdev", false},          // and who reads it
+	{"virtio_balloon", false}, // memory that the guest is to do without
 	{"crc32c_generic", false}, // ext4 and jbd2 ask for it by its alias
 	{"ext4", true},
 }

@@ -23,6 +23,8 @@ type Config struct {
 	// boots again goes on above all that it may have printed: see ConsoleStart.
 	Console uint64
 
+	// Balloon is how many bytes of RAM the guest is to do without.
+	Balloon uint64
 	Devices []Device // by virtio-mmio slot
 	Boot    Boot
 }
@@ -112,6 +114,9 @@ func (c *Config) check(ram uint64) error {
 	if err := c.CheckRAM(); err != nil {
 		return err
 	}
+	if c.Balloon > c.RAM {
+		return fmt.Errorf("a guest of %d bytes of memory can't do without %d", c.RAM, c.Balloon)
+	}
 	for i, d := range c.Devices {
 		if d.Kind > ConsoleDevice {
 			return fmt.Errorf("virtio slot %d: a device of unknown kind %d", i, d.Kind)
@@ -157,6 +162,7 @@ func (c *Config) State(s *state.Coder) {
 	s.Bytes(&c.Seed, 4096)
 	str(s, &c.Append, 64<<10)
 	state.U64(s, &c.Console)
+	state.U64(s, &c.Balloon)
 	state.List(s, &c.Devices, fdt.VirtioSlots, func(d *Device) {
 		state.U8(s, &d.Kind)
 		state.U64(s, &d.Capacity)

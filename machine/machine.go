@@ -35,6 +35,7 @@ import (
 	"tandem/machine/testdev"
 	"tandem/machine/uart"
 	"tandem/machine/virtio"
+	"tandem/machine/virtio/balloon"
 	"tandem/machine/virtio/blk"
 	"tandem/machine/virtio/console"
 	"tandem/machine/virtio/input"
@@ -82,6 +83,7 @@ type Machine struct {
 	rtc     *rtc.RTC
 	slots   [fdt.VirtioSlots]bus.Device
 	button  *input.Device
+	balloon *balloon.Device
 	outputs []event.Output
 	running *hart.Hart // the hart inside Run, nil between steps
 	host    hostInterface
@@ -121,9 +123,13 @@ func build(cfg Config, ram []byte) (*Machine, error) {
 	}
 	m.button = input.New(m.ram, m.plic.Source(fdt.ButtonIRQ), input.Config{})
 	m.bus.Add(bus.Region{Name: "button", Base: fdt.ButtonBase, Size: fdt.VirtioSize, Device: m.button})
+	m.balloon = balloon.New(m.ram, m.plic.Source(fdt.BalloonIRQ), balloon.Config{Wanted: balloonPages(cfg.Balloon), Release: m.ram.Release})
+	m.bus.Add(bus.Region{Name: "balloon", Base: fdt.BalloonBase, Size: fdt.VirtioSize, Device: m.balloon})
 	m.rtc.SetWall(cfg.Wall)
 	return m, nil
 }
+
+func balloonPages(bytes uint64) uint32 { return uint32(bytes / balloon.PageSize) }
 
 // addBoard maps the devices that every board has.
 func (m *Machine) addBoard() {
@@ -419,6 +425,12 @@ func (m *Machine) control(c event.Control) error {
 		m.button.Press()
 	case event.Resize:
 		return m.resize(event.Resized(c.Arg))
+	case event.Balloon:
+		if c.Arg > m.cfg.RAM {
+			return fmt.Errorf("%w: a balloon of %d bytes", ErrInput, c.Arg)
+		}
+		m.cfg.Balloon = c.Arg
+		m.balloon.Want(balloonPages(c.Arg))
 	case event.CPUShare, event.Activate, event.Switch, event.Dismiss:
 	default:
 		return fmt.Errorf("%w: control operation %d", ErrInput, c.Op)
@@ -515,6 +527,17 @@ func (m *Machine) LinkUp(id event.DeviceID) bool {
 
 // ButtonDriven tells whether the guest has a driver for the power button.
 func (m *Machine) ButtonDriven() bool { return m.button.Driven() }
+
+// Given tells how many bytes of memory the guest says that it does without; driven is false
+// if it has no driver for the balloon.
+func (m *Machine) Given() (bytes uint64, driven bool) {
+	pages, driven := m.balloon.Given()
+	return uint64(pages) * balloon.PageSize, driven
+}
+
+// OnRelease sets what is told of parts of memory that the guest has given back, so that the
+// host can have them. It must leave them zero.
+func (m *Machine) OnRelease(f func(off, n uint64)) { m.ram.OnRelease(f) }
 
 // FramesWait tells whether a network device has frames that its driver has no room for.
 func (m *Machine) FramesWait(id event.DeviceID) bool {

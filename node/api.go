@@ -122,6 +122,7 @@ func (n *Node) routes() []api.Route {
 		{Pattern: "GET /v1/vms/{name}/console", Role: api.Operate, Serve: n.getConsole},
 		{Pattern: "POST /v1/vms/{name}/move", Role: api.Operate, Do: n.postMove},
 		{Pattern: "POST /v1/vms/{name}/resize", Role: api.Operate, Do: n.postResize},
+		{Pattern: "POST /v1/vms/{name}/memory", Role: api.Operate, Do: n.postMemory},
 		{Pattern: "POST /v1/vms/{name}/attach", Role: api.Operate, Do: n.postAttach},
 		{Pattern: "POST /v1/vms/{name}/detach", Role: api.Operate, Do: n.postDetach},
 		{Pattern: "POST /v1/vms/{name}/reset", Role: api.Operate, Do: n.postCommand("reset")},

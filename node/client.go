@@ -182,6 +182,11 @@ func (c *Client) Resize(ctx context.Context, name string, q ResizeRequest) error
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/resize", q, nil)
 }
 
+// SetMemory asks a guest to run in so many bytes of its memory.
+func (c *Client) SetMemory(ctx context.Context, name string, q MemoryRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/memory", q, nil)
+}
+
 // Attach puts a disk into an empty drive of a VM, running or not.
 func (c *Client) Attach(ctx context.Context, name string, q AttachRequest) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/attach", q, nil)

@@ -38,7 +38,7 @@ func (n *Node) servePeers(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+peerPath+"vms/{name}/{command}", known(api.Answer(func(r *http.Request) (any, error) {
 		return struct{}{}, n.commandHere(r.PathValue("name"), r.PathValue("command"))
 	})))
-	mux.HandleFunc("POST "+peerPath+"vms/{name}/disk/{order}", known(api.Answer(n.changeDiskForPeer)))
+	mux.HandleFunc("POST "+peerPath+"vms/{name}/order/{order}", known(api.Answer(n.followPeer)))
 	mux.HandleFunc("GET "+peerPath+"vms/{name}/console", known(func(w http.ResponseWriter, r *http.Request) {
 		n.join(w, r, func() (net.Conn, error) { return n.consoleHere(r.PathValue("name"), r.URL.RawQuery) })
 	}))

@@ -284,6 +284,9 @@ func (p *process) arguments(n *Node, s etcd.Spec) []string {
 			args = append(args, "--"+f.name, f.value)
 		}
 	}
+	if s.Target > 0 {
+		args = append(args, "--memory-target", strconv.FormatInt(s.Target, 10))
+	}
 	for i, d := range s.Disks {
 		if i < len(s.Sizes) {
 			d += fmt.Sprintf(",size=%d", s.Sizes[i])

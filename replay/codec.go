@@ -386,7 +386,7 @@ func check(e event.Entry) error {
 	case event.Medium:
 		return checkPayload(in.Device, len(in.Source), event.MaxSource)
 	case event.Control:
-		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.Resize) {
+		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.Balloon) {
 			return fmt.Errorf("%w: unknown control operation %d", ErrInvalid, in.Op)
 		}
 		return nil

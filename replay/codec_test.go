@@ -39,7 +39,7 @@ func samples() []event.Entry {
 	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
-	for op := event.Link; op <= event.Resize; op++ {
+	for op := event.Link; op <= event.Balloon; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
 	}
 	var out []event.Entry

@@ -86,6 +86,7 @@ var controlNames = [...]string{
 	event.Link:        "Link",
 	event.PowerButton: "PowerButton",
 	event.Resize:      "Resize",
+	event.Balloon:     "Balloon",
 }
 
 func kindName(k event.Kind) string {

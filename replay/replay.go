@@ -52,7 +52,7 @@
 //	             data    bytes    at most 64 KiB
 //	6 OutputMark last    zigzag   Last minus that of the mark before
 //	7 Released   last    zigzag   Last of the mark before, minus Last
-//	8 Control    op      1 byte   1–6, 16–18
+//	8 Control    op      1 byte   1–6, 16–19
 //	             arg     uvarint
 //	9 Hash       state   8 bytes  little-endian
 //	             memory  8 bytes  little-endian

@@ -99,6 +99,34 @@ func (r *Replica) SetCPUShare(thousandths int) error {
 	return nil
 }
 
+// SetMemory asks the guest to run in so many bytes of its memory, and to give back the
+// rest: its balloon driver does so as far as it can. Memory tells how far that is.
+func (r *Replica) SetMemory(bytes uint64) error {
+	if err := r.running(); err != nil {
+		return err
+	}
+	ram := r.m.Config().RAM
+	if bytes < min(event.LeastMemory, ram) || bytes > ram {
+		return refused("memory of %d bytes: choose from %d to %d, which is all that the VM has", bytes, min(event.LeastMemory, ram), ram)
+	}
+	if _, driven := r.m.Given(); !driven {
+		return refused("the guest has no driver for its memory balloon, virtio_balloon, or none yet: try again once it has booted")
+	}
+	r.wake(true)
+	r.control(event.Balloon, ram-bytes)
+	return nil
+}
+
+// Memory returns what the guest is to run in, in bytes, and what it does without at present.
+func (r *Replica) Memory() (wanted, given uint64) {
+	if r.m == nil {
+		return 0, 0
+	}
+	cfg := r.m.Config()
+	given, _ = r.m.Given()
+	return cfg.RAM - cfg.Balloon, given
+}
+
 // CPUShare returns the bound, in thousandths.
 func (r *Replica) CPUShare() int { return r.limit }
 
@@ -197,6 +225,8 @@ func (r *Replica) heed(c event.Control) {
 		r.report(Event{Kind: Operated, Text: "the plug was pulled"})
 	case event.Resize:
 		r.resized(event.Resized(c.Arg))
+	case event.Balloon:
+		r.report(Event{Kind: Operated, Text: fmt.Sprintf("the guest is asked to do without %d bytes of its memory", c.Arg)})
 	case event.PowerButton:
 		r.report(Event{Kind: Operated, Text: "the power button was pressed"})
 	}

@@ -27,47 +27,64 @@ var ErrRefused = errors.New("refused by the replica")
 // commandTime is how long an answer may take: a change of roles ends with the claim.
 const commandTime = 30 * time.Second
 
-// commands are what a replica can be asked for, by the path of the request.
-var commands = map[string]func(r *replica.Replica, arg int) error{
-	"poweroff":      func(r *replica.Replica, _ int) error { return r.PowerOff() },
-	"shutdown":      func(r *replica.Replica, _ int) error { return r.Shutdown() },
-	"reset":         func(r *replica.Replica, _ int) error { return r.Reset() },
-	"cpu-share":     (*replica.Replica).SetCPUShare,
-	"switch":        func(r *replica.Replica, _ int) error { return r.Switch() },
-	"detach":        func(r *replica.Replica, _ int) error { return r.Detach() },
-	"resume":        func(r *replica.Replica, _ int) error { return r.Resume() },
-	"report":        func(r *replica.Replica, _ int) error { return r.ReportDiskErrors() },
-	"test-failover": func(r *replica.Replica, _ int) error { return r.TestFailover() },
-}
+// order is what a replica is asked for.
+type order func(r *replica.Replica) error
 
-// diskCommands are those about the disk in a slot.
-var diskCommands = map[string]func(r *replica.Replica, slot event.DeviceID, q url.Values) error{
-	"disk-resize": func(r *replica.Replica, slot event.DeviceID, q url.Values) error {
-		size, err := strconv.ParseUint(q.Get("bytes"), 10, 64)
-		if err != nil {
-			return errors.New("disk-resize needs bytes=N")
+// orders are what a replica can be asked for, by the path of the request, with what its
+// query says.
+var orders = map[string]func(q url.Values) (order, error){
+	"poweroff": plain((*replica.Replica).PowerOff),
+	"shutdown": plain((*replica.Replica).Shutdown),
+	"reset":    plain((*replica.Replica).Reset),
+	"switch":   plain((*replica.Replica).Switch),
+	"detach":   plain((*replica.Replica).Detach),
+	"resume":   plain((*replica.Replica).Resume),
+	"report":   plain((*replica.Replica).ReportDiskErrors),
+	"test-failover": func(q url.Values) (order, error) {
+		if q.Get("confirm") != "yes" {
+			return nil, errors.New("test-failover kills this process: confirm=yes says that this is meant")
 		}
-		return r.ResizeDisk(slot, size)
+		return (*replica.Replica).TestFailover, nil
 	},
-	"disk-attach": func(r *replica.Replica, slot event.DeviceID, q url.Values) error {
-		return r.InsertDisk(slot, q.Get("disk"))
+	"cpu-share": func(q url.Values) (order, error) {
+		n, err := number(q, "thousandths", 31)
+		return func(r *replica.Replica) error { return r.SetCPUShare(int(n)) }, err
 	},
-	"disk-detach": func(r *replica.Replica, slot event.DeviceID, _ url.Values) error { return r.EjectDisk(slot) },
+	"memory": func(q url.Values) (order, error) {
+		n, err := number(q, "bytes", 64)
+		return func(r *replica.Replica) error { return r.SetMemory(n) }, err
+	},
+	"disk-resize": func(q url.Values) (order, error) {
+		slot, err := number(q, "slot", 3)
+		n, err2 := number(q, "bytes", 64)
+		return func(r *replica.Replica) error { return r.ResizeDisk(event.DeviceID(slot), n) }, errors.Join(err, err2)
+	},
+	"disk-attach": func(q url.Values) (order, error) {
+		slot, err := number(q, "slot", 3)
+		return func(r *replica.Replica) error { return r.InsertDisk(event.DeviceID(slot), q.Get("disk")) }, err
+	},
+	"disk-detach": func(q url.Values) (order, error) {
+		slot, err := number(q, "slot", 3)
+		return func(r *replica.Replica) error { return r.EjectDisk(event.DeviceID(slot)) }, err
+	},
 }
 
-// diskCommand reads the arguments of a disk's command.
-func diskCommand(name string, q url.Values) (func(r *replica.Replica, _ int) error, error) {
-	slot, err := strconv.ParseUint(q.Get("slot"), 10, 3)
+func plain(o order) func(url.Values) (order, error) {
+	return func(url.Values) (order, error) { return o, nil }
+}
+
+// number reads a number of so many bits.
+func number(q url.Values, name string, bits int) (uint64, error) {
+	n, err := strconv.ParseUint(q.Get(name), 10, bits)
 	if err != nil {
-		return nil, fmt.Errorf("%s needs slot=N, from 0 to 7", name)
+		return 0, fmt.Errorf("this needs %s=N, from 0 to %d", name, uint64(1)<<bits-1)
 	}
-	return func(r *replica.Replica, _ int) error { return diskCommands[name](r, event.DeviceID(slot), q) }, nil
+	return n, nil
 }
 
 // command is one that waits for its answer.
 type command struct {
-	do    func(r *replica.Replica, arg int) error
-	arg   int
+	do    order
 	reply chan error // takes one answer without a reader
 }
 
@@ -77,31 +94,17 @@ var errGone = fmt.Errorf("%w: this copy has ended", ErrRefused)
 // with {"error": why}.
 func (s *Server) post(w http.ResponseWriter, req *http.Request) {
 	name := req.PathValue("command")
-	do, ok := commands[name]
-	var bad error
-	if diskCommands[name] != nil {
-		do, bad = diskCommand(name, req.URL.Query())
-		ok = true
-	}
-	c := &command{do: do, reply: make(chan error, 1)}
-	switch {
-	case !ok:
+	read, ok := orders[name]
+	if !ok {
 		answer(w, http.StatusNotFound, fmt.Errorf("there is no command %s", name))
 		return
-	case bad != nil:
-		answer(w, http.StatusBadRequest, bad)
-		return
-	case name == "test-failover" && req.URL.Query().Get("confirm") != "yes":
-		answer(w, http.StatusBadRequest, errors.New("test-failover kills this process: confirm=yes says that this is meant"))
-		return
-	case name == "cpu-share":
-		n, err := strconv.Atoi(req.URL.Query().Get("thousandths"))
-		if err != nil {
-			answer(w, http.StatusBadRequest, errors.New("cpu-share needs thousandths=N"))
-			return
-		}
-		c.arg = n
 	}
+	do, err := read(req.URL.Query())
+	if err != nil {
+		answer(w, http.StatusBadRequest, err)
+		return
+	}
+	c := &command{do: do, reply: make(chan error, 1)}
 	if err := s.await(req.Context(), c); err != nil {
 		answer(w, http.StatusConflict, err)
 		return
@@ -148,7 +151,7 @@ type failure struct {
 func (s *Server) carryOut(r *replica.Replica, queue []*command) {
 	for _, c := range queue {
 		before := r.Operation().Under
-		switch err := c.do(r, c.arg); {
+		switch err := c.do(r); {
 		case err == nil && r.Operation().Under && !before:
 			s.under = c
 		default:
@@ -197,6 +200,11 @@ func (c *Client) Reset() error { return c.command("reset", nil) }
 // SetCPUShare bounds what the VM uses of one CPU, in thousandths.
 func (c *Client) SetCPUShare(thousandths int) error {
 	return c.command("cpu-share", url.Values{"thousandths": {strconv.Itoa(thousandths)}})
+}
+
+// SetMemory asks the guest to run in so many bytes of its memory.
+func (c *Client) SetMemory(bytes uint64) error {
+	return c.command("memory", url.Values{"bytes": {strconv.FormatUint(bytes, 10)}})
 }
 
 // ResizeDisk makes the disk in a slot larger, and returns when the guest has been told.

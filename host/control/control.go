@@ -78,6 +78,9 @@ type Status struct {
 	ReadWaits   uint64 `json:"writes_behind_reads"`
 	DiskRetries uint64 `json:"disk_retries"`
 
+	Memory      uint64 `json:"memory_bytes"`       // that the guest is to run in
+	MemoryGiven uint64 `json:"memory_given_bytes"` // that it does without
+
 	CPULimit  float64 `json:"cpu_limit"`                 // of one CPU, set by the operator
 	Operation string  `json:"operation,omitempty"`       // that is under way: switch or detach
 	GivenUp   string  `json:"operation_error,omitempty"` // why the newest one was
@@ -200,6 +203,7 @@ func take(r *replica.Replica) Status {
 		ResyncBytes: n.ResyncBytes, ResyncLeft: n.ResyncLeft, ReadWaits: n.ReadWaits, DiskRetries: n.DiskRetries,
 		Waits: n.Waits, WaitTime: seconds(n.WaitTime), CPULimit: float64(r.CPUShare()) / ft.FullShare,
 	}
+	s.Memory, s.MemoryGiven = r.Memory()
 	if why := r.Paused(); why != "" {
 		s.Wait = why
 	}

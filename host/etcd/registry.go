@@ -72,7 +72,8 @@ type Spec struct {
 	Append   string   `json:"append,omitempty"`
 	Firmware string   `json:"firmware,omitempty"`
 	CPUs     int      `json:"cpus"`
-	Memory   int64    `json:"memory"` // bytes
+	Memory   int64    `json:"memory"`                  // bytes
+	Target   int64    `json:"memory_target,omitempty"` // of these, which the guest is asked to run in; 0: all
 	Disks    []string `json:"disks,omitempty"`
 	Sizes    []uint64 `json:"disk_sizes,omitempty"` // bytes, as a protected disk tells them to its owner only
 	Network  string   `json:"network,omitempty"`

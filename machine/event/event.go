@@ -176,6 +176,7 @@ const (
 	Link        ControlOp = 16 // the cable of a network device is plugged in or pulled; Arg is LinkArg
 	PowerButton ControlOp = 17 // the power button is pressed and let go; Arg is not used
 	Resize      ControlOp = 18 // a disk has become larger; Arg is ResizeArg
+	Balloon     ControlOp = 19 // the guest is to do without Arg bytes of its memory
 )
 
 // LinkArg is what a Link says: twice the slot, and 1 if the link is up.
@@ -192,6 +193,9 @@ func ResizeArg(d DeviceID, capacity uint64) uint64 { return capacity/512<<3 | ui
 
 // Resized reads a ResizeArg.
 func Resized(arg uint64) (d DeviceID, capacity uint64) { return DeviceID(arg & 7), arg >> 3 * 512 }
+
+// LeastMemory is the least that a guest is asked to run in, in bytes.
+const LeastMemory = 64 << 20
 
 // Hash lets the backup compare itself with the primary. State covers registers
 // and devices, Memory the pages chosen for this entry (package machine).

@@ -23,7 +23,9 @@ const (
 	UARTBase   = 0x1000_0000
 	VirtioBase = 0x1000_1000 // slot i is at VirtioBase + i*VirtioSize
 	ButtonBase = 0x1000_9000 // the power button, behind the last slot; QEMU has nothing there
-	RAMBase    = 0x8000_0000
+	// BalloonBase is that of the memory balloon; nor there.
+	BalloonBase = 0x1000_a000
+	RAMBase     = 0x8000_0000
 
 	ROMSize    = 0xf000
 	VirtioSize = 0x1000
@@ -36,6 +38,7 @@ const (
 	ButtonIRQ   = 9
 	UARTIRQ     = 10
 	RTCIRQ      = 11
+	BalloonIRQ  = 12
 )
 
 const (
@@ -181,11 +184,12 @@ func (v *virt) soc() {
 	serial.U32("clock-frequency", uartClock)
 	v.interrupt(serial, UARTIRQ)
 
-	// The button comes last: it takes no number from another device of the guest.
+	// Button and balloon come last: they take no number from another device of the guest.
 	for i := range uint64(VirtioSlots) {
 		v.interrupt(device(soc, "virtio_mmio", VirtioBase+i*VirtioSize, VirtioSize, "virtio,mmio"), VirtioIRQ+uint32(i))
 	}
 	v.interrupt(device(soc, "virtio_mmio", ButtonBase, VirtioSize, "virtio,mmio"), ButtonIRQ)
+	v.interrupt(device(soc, "virtio_mmio", BalloonBase, VirtioSize, "virtio,mmio"), BalloonIRQ)
 }
 
 // device adds a node with its compatible strings and registers.

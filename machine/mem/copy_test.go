@@ -134,3 +134,38 @@ func TestCopyRounds(t *testing.T) {
 		return true
 	})
 }
+
+// A page that is given back is zero, by the way of a store; its neighbours stay, and the
+// host is told.
+func TestRelease(t *testing.T) {
+	s := newStrict()
+	var told [][2]uint64
+	s.r.OnRelease(func(off, n uint64) { told = append(told, [2]uint64{off, n}) })
+	for off := range uint64(3 * PageSize) {
+		s.store(off, 7)
+	}
+	s.r.Choose(3, 0)
+	if !s.r.Release(Base + PageSize) {
+		t.Fatal("a page of RAM is not released")
+	}
+	for p := range PFN(3) {
+		want := []byte{7}
+		if p == 1 {
+			want = []byte{0}
+		}
+		if !bytes.Equal(s.r.Page(p), bytes.Repeat(want, PageSize)) {
+			t.Errorf("page %d is not all %d", p, want[0])
+		}
+	}
+	if got := s.r.Choose(3, 0); len(got) != 1 || got[0] != 1 {
+		t.Errorf("written pages are %d", got)
+	}
+	if len(told) != 1 || told[0] != [2]uint64{PageSize, PageSize} {
+		t.Errorf("the host is told %v", told)
+	}
+	for _, pa := range []uint64{0, Base + 1, Base - PageSize, Base + copyPages<<PageShift} {
+		if s.r.Release(pa) {
+			t.Errorf("%#x is released", pa)
+		}
+	}
+}

@@ -67,6 +67,8 @@ type RAM struct {
 	dirty []PFN // pages written since their last hash, in order of their first store
 	scrub PFN   // the next page of the round over all of RAM
 	copy  *Copy // under way, or nil
+
+	release func(off, n uint64) // or nil: see OnRelease
 }
 
 // New wraps b, whose length is a multiple of the page size, as RAM. The bytes
@@ -159,6 +161,24 @@ func (r *RAM) Write(pa uint64, b []byte) bool {
 		copy(r.bytes[off:], b)
 	}
 	return ok
+}
+
+// OnRelease sets what is told of parts of RAM that hold nothing any more, so that the host
+// can have their memory. It must leave them zero.
+func (r *RAM) OnRelease(f func(off, n uint64)) { r.release = f }
+
+// Release makes the page at physical address pa zero, as a store of zeros would.
+func (r *RAM) Release(pa uint64) bool {
+	off, ok := r.Offset(pa, PageSize)
+	if !ok || off&PageMask != 0 {
+		return false
+	}
+	r.Touch(off, PageSize)
+	clear(r.bytes[off : off+PageSize])
+	if r.release != nil {
+		r.release(off, PageSize)
+	}
+	return true
 }
 
 // Choose picks the pages that one hash entry covers: at most budget pages that

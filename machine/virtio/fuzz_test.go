@@ -13,6 +13,7 @@ import (
 	"tandem/machine/event"
 	"tandem/machine/state"
 	"tandem/machine/virtio"
+	"tandem/machine/virtio/balloon"
 	"tandem/machine/virtio/blk"
 	"tandem/machine/virtio/console"
 	"tandem/machine/virtio/input"
@@ -113,6 +114,15 @@ var kinds = []struct {
 				dev.(*input.Device).Press()
 			}
 		},
+		true,
+	},
+	{
+		"balloon", []uint16{16, 16},
+		func(mem bus.Memory, line bus.Line, _ bus.Emit) bus.Device {
+			return balloon.New(mem, line, balloon.Config{Wanted: 3, Release: func(pa uint64) bool { return mem.Write(pa, make([]byte, balloon.PageSize)) }})
+		},
+		func(dev bus.Device, s *script) { dev.(*balloon.Device).Want(uint32(s.u16())) },
+		func(dev bus.Device, s *script) { dev.(*balloon.Device).Want(uint32(s.u64())) },
 		true,
 	},
 }

@@ -16,6 +16,7 @@ import (
 	"tandem/api"
 	"tandem/host/etcd"
 	"tandem/host/nbd"
+	"tandem/machine/event"
 )
 
 // ResizeRequest makes a disk of a running VM larger.
@@ -35,32 +36,37 @@ type DetachRequest struct {
 	Slot int `json:"slot"`
 }
 
-// diskOrder is what a VM's primary is told to do with a disk.
-type diskOrder struct {
-	name  string // resize, attach or detach
-	slot  int
-	bytes uint64 // of resize
+// MemoryRequest asks a guest to run in some of its memory, and to give back the rest.
+type MemoryRequest struct {
+	Bytes int64 `json:"bytes"`
+}
+
+// order is what a VM's primary is told to do to it.
+type order struct {
+	name  string // resize, attach, detach or memory
+	slot  int    // of a disk
+	bytes uint64 // of resize and memory
 	disk  string // of attach
 }
 
-func (o diskOrder) values() url.Values {
+func (o order) values() url.Values {
 	return url.Values{"slot": {strconv.Itoa(o.slot)}, "bytes": {strconv.FormatUint(o.bytes, 10)}, "disk": {o.disk}}
 }
 
-func readOrder(name string, q url.Values) (o diskOrder, err error) {
+func readOrder(name string, q url.Values) (o order, err error) {
 	slot, err := strconv.Atoi(q.Get("slot"))
 	bytes, err2 := strconv.ParseUint(q.Get("bytes"), 10, 64)
 	if err := errors.Join(err, err2); err != nil {
 		return o, refuse("slot and bytes: %w", err)
 	}
-	return diskOrder{name, slot, bytes, q.Get("disk")}, nil
+	return order{name, slot, bytes, q.Get("disk")}, nil
 }
 
-// diskTime is how long another host's primary may take.
-const diskTime = time.Minute
+// orderTime is how long another host's primary may take.
+const orderTime = time.Minute
 
-// A disk is changed where the VM's primary is, and then in the VM's record, for whoever
-// starts it the next time. Of a VM that is to be off only the record changes.
+// A VM is changed where its primary is, and then in its record, for whoever starts it the
+// next time. Of a VM that is to be off only the record changes.
 
 func (n *Node) postResize(r *http.Request) (any, error) {
 	q, err := api.Read[ResizeRequest](r)
@@ -72,7 +78,7 @@ func (n *Node) postResize(r *http.Request) (any, error) {
 		_, err = diskIn(v, q.Slot)
 	}
 	if err == nil {
-		err = n.changeDisk(r, diskOrder{name: "resize", slot: q.Slot, bytes: q.Bytes})
+		err = n.give(r, order{name: "resize", slot: q.Slot, bytes: q.Bytes})
 	}
 	if err != nil {
 		return nil, err
@@ -117,7 +123,7 @@ func (n *Node) postAttach(r *http.Request) (any, error) {
 	size := d.Size()
 	d.Close()
 	if v.Power {
-		if err := n.changeDisk(r, diskOrder{name: "attach", slot: slot, disk: q.Disk}); err != nil {
+		if err := n.give(r, order{name: "attach", slot: slot, disk: q.Disk}); err != nil {
 			return nil, err
 		}
 	}
@@ -140,11 +146,31 @@ func (n *Node) postDetach(r *http.Request) (any, error) {
 		return nil, refuse("drive %d of %s is empty", q.Slot, v.Name)
 	}
 	if v.Power {
-		if err := n.changeDisk(r, diskOrder{name: "detach", slot: q.Slot}); err != nil {
+		if err := n.give(r, order{name: "detach", slot: q.Slot}); err != nil {
 			return nil, err
 		}
 	}
 	return n.rewrite(r, v.Name, func(s *etcd.Spec) { putDisk(s, q.Slot, etcd.EmptyDrive, 0) })
+}
+
+func (n *Node) postMemory(r *http.Request) (any, error) {
+	q, err := api.Read[MemoryRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	_, _, v, err := n.lookVM(r)
+	if err != nil {
+		return nil, err
+	}
+	if q.Bytes < min(event.LeastMemory, v.Spec.Memory) || q.Bytes > v.Spec.Memory {
+		return nil, refuse("memory of %d bytes: choose from %d to %d, which is all that %s has", q.Bytes, min(event.LeastMemory, v.Spec.Memory), v.Spec.Memory, v.Name)
+	}
+	if v.Power {
+		if err := n.give(r, order{name: "memory", bytes: uint64(q.Bytes)}); err != nil {
+			return nil, err
+		}
+	}
+	return n.rewrite(r, v.Name, func(s *etcd.Spec) { s.Target = q.Bytes })
 }
 
 func diskIn(v etcd.VM, slot int) (string, error) {
@@ -194,47 +220,50 @@ func (n *Node) rewrite(r *http.Request, vm string, change func(*etcd.Spec)) (any
 	return nil, fmt.Errorf("it is done, but the VM's record could not be changed, by which it starts the next time: %w", err)
 }
 
-// changeDisk has the VM's primary do it, wherever that is.
-func (n *Node) changeDisk(r *http.Request, o diskOrder) error {
+// give has the VM's primary do it, wherever that is.
+func (n *Node) give(r *http.Request, o order) error {
 	vm := r.PathValue("name")
 	p, s, c, err := n.find(r.Context(), vm)
 	if err != nil {
 		return err
 	}
 	if p.here {
-		err = n.changeDiskHere(vm, o)
+		err = n.orderHere(vm, o)
 	} else {
-		err = n.changeDiskAt(r.Context(), p.peer, vm, o)
+		err = n.orderAt(r.Context(), p.peer, vm, o)
 	}
 	if err == nil {
-		n.asked(r, c, vm, s.Claims[vm].Epoch, "disk %d: %s %s", o.slot, o.name, o.what())
+		n.asked(r, c, vm, s.Claims[vm].Epoch, "%s", o)
 	}
 	return err
 }
 
-func (o diskOrder) what() string {
-	if o.bytes > 0 {
-		return fmt.Sprintf("to %d bytes", o.bytes)
+func (o order) String() string {
+	switch o.name {
+	case "memory":
+		return fmt.Sprintf("memory: %d bytes", o.bytes)
+	case "resize":
+		return fmt.Sprintf("disk %d: %d bytes", o.slot, o.bytes)
 	}
-	return o.disk
+	return strings.TrimSpace(fmt.Sprintf("%s disk %d %s", o.name, o.slot, o.disk))
 }
 
-func (n *Node) changeDiskAt(ctx context.Context, peer etcd.Node, vm string, o diskOrder) error {
-	by := n.peerClient(peer, diskTime)
+func (n *Node) orderAt(ctx context.Context, peer etcd.Node, vm string, o order) error {
+	by := n.peerClient(peer, orderTime)
 	defer by.CloseIdleConnections()
-	return n.askPeer(ctx, by, peer, "POST", "vms/"+url.PathEscape(vm)+"/disk/"+o.name+"?"+o.values().Encode(), nil)
+	return n.askPeer(ctx, by, peer, "POST", "vms/"+url.PathEscape(vm)+"/order/"+o.name+"?"+o.values().Encode(), nil)
 }
 
-// changeDiskForPeer is the same where the primary is.
-func (n *Node) changeDiskForPeer(r *http.Request) (any, error) {
+// followPeer is the same where the primary is.
+func (n *Node) followPeer(r *http.Request) (any, error) {
 	o, err := readOrder(r.PathValue("order"), r.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, n.changeDiskHere(r.PathValue("name"), o)
+	return struct{}{}, n.orderHere(r.PathValue("name"), o)
 }
 
-func (n *Node) changeDiskHere(vm string, o diskOrder) error {
+func (n *Node) orderHere(vm string, o order) error {
 	p, err := n.primaryHere(vm)
 	if err != nil {
 		return err
@@ -246,6 +275,8 @@ func (n *Node) changeDiskHere(vm string, o diskOrder) error {
 		err = p.client.InsertDisk(o.slot, o.disk)
 	case "detach":
 		err = p.client.EjectDisk(o.slot)
+	case "memory":
+		err = p.client.SetMemory(o.bytes)
 	default:
 		return missing("order", o.name)
 	}
