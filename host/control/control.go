@@ -242,9 +242,13 @@ func NewClient(path string) *Client {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		},
+		IdleConnTimeout: idleTime,
 	}
 	return &Client{http.Client{Timeout: 2 * time.Second, Transport: t}, http.Client{Transport: t}}
 }
+
+// idleTime is how long a Client keeps a connection that it has no use for.
+const idleTime = 5 * time.Second
 
 // Status asks for the status.
 func (c *Client) Status() (s Status, err error) {
