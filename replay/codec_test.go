@@ -183,7 +183,7 @@ func TestAppendRefuses(t *testing.T) {
 		{"device", event.Entry{Seq: 5, Step: 10, Input: event.ConsoleIn{Device: 8}}},
 		{"control", event.Entry{Seq: 5, Step: 10, Input: event.Control{}}},
 		{"control between", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Dismiss + 1}}},
-		{"control beyond", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Resize + 1}}},
+		{"control beyond", event.Entry{Seq: 5, Step: 10, Input: event.Control{Op: event.Balloon + 1}}},
 	} {
 		var c Encoder
 		c.Begin(nil, 5, 10)
