@@ -245,6 +245,14 @@ func (n *Node) lookVM(r *http.Request) (c *etcd.Client, s *etcd.Snapshot, v etcd
 	return c, s, v, err
 }
 
+// askedOf reads what is asked of the VM that a request names.
+func askedOf[T any](n *Node, r *http.Request) (q T, c *etcd.Client, s *etcd.Snapshot, v etcd.VM, err error) {
+	if q, err = api.Read[T](r); err == nil {
+		c, s, v, err = n.lookVM(r)
+	}
+	return q, c, s, v, err
+}
+
 func (n *Node) getNodes(r *http.Request) (any, error) {
 	_, s, err := n.look(r.Context())
 	if err != nil {
@@ -522,11 +530,7 @@ func check(q CreateRequest) error {
 }
 
 func (n *Node) patchVM(r *http.Request) (any, error) {
-	q, err := api.Read[VMChange](r)
-	if err != nil {
-		return nil, err
-	}
-	c, s, v, err := n.lookVM(r)
+	q, c, s, v, err := askedOf[VMChange](n, r)
 	if err != nil {
 		return nil, err
 	}

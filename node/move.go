@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"tandem/api"
 	"tandem/cluster"
 	"tandem/host/etcd"
 )
@@ -27,11 +26,7 @@ const moveTime = 15 * time.Minute
 
 // postMove enters a wish, which Plan sees until the owner of the epoch ends it.
 func (n *Node) postMove(r *http.Request) (any, error) {
-	q, err := api.Read[MoveRequest](r)
-	if err != nil {
-		return nil, err
-	}
-	c, s, v, err := n.lookVM(r)
+	q, c, s, v, err := askedOf[MoveRequest](n, r)
 	if err != nil {
 		return nil, err
 	}

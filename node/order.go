@@ -69,11 +69,7 @@ const orderTime = time.Minute
 // next time. Of a VM that is to be off only the record changes.
 
 func (n *Node) postResize(r *http.Request) (any, error) {
-	q, err := api.Read[ResizeRequest](r)
-	if err != nil {
-		return nil, err
-	}
-	_, _, v, err := n.lookVM(r)
+	q, _, _, v, err := askedOf[ResizeRequest](n, r)
 	if err == nil {
 		_, err = diskIn(v, q.Slot)
 	}
@@ -91,16 +87,12 @@ func (n *Node) postResize(r *http.Request) (any, error) {
 }
 
 func (n *Node) postAttach(r *http.Request) (any, error) {
-	q, err := api.Read[AttachRequest](r)
+	q, _, _, v, err := askedOf[AttachRequest](n, r)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkDisk(q.Disk); err != nil || q.Disk == etcd.EmptyDrive || strings.ContainsRune(q.Disk, ',') {
 		return nil, refuse("disk %s: give the nbd:// address of an export of a tandem store, without options", q.Disk)
-	}
-	_, _, v, err := n.lookVM(r)
-	if err != nil {
-		return nil, err
 	}
 	slot := slices.Index(v.Spec.Disks, etcd.EmptyDrive)
 	if q.Slot != nil {
@@ -131,11 +123,7 @@ func (n *Node) postAttach(r *http.Request) (any, error) {
 }
 
 func (n *Node) postDetach(r *http.Request) (any, error) {
-	q, err := api.Read[DetachRequest](r)
-	if err != nil {
-		return nil, err
-	}
-	_, _, v, err := n.lookVM(r)
+	q, _, _, v, err := askedOf[DetachRequest](n, r)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +142,7 @@ func (n *Node) postDetach(r *http.Request) (any, error) {
 }
 
 func (n *Node) postMemory(r *http.Request) (any, error) {
-	q, err := api.Read[MemoryRequest](r)
-	if err != nil {
-		return nil, err
-	}
-	_, _, v, err := n.lookVM(r)
+	q, _, _, v, err := askedOf[MemoryRequest](n, r)
 	if err != nil {
 		return nil, err
 	}

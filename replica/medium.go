@@ -35,9 +35,6 @@ type drive struct {
 // InsertDisk puts the disk at a URL into the empty drive in a slot. Operation tells what
 // came of it.
 func (r *Replica) InsertDisk(slot event.DeviceID, source string) error {
-	if err := r.running(); err != nil {
-		return err
-	}
 	d, err := r.drive(slot)
 	switch {
 	case err != nil:
@@ -56,9 +53,6 @@ func (r *Replica) InsertDisk(slot event.DeviceID, source string) error {
 
 // EjectDisk takes the disk out of a slot's drive. Its data stay where they are.
 func (r *Replica) EjectDisk(slot event.DeviceID) error {
-	if err := r.running(); err != nil {
-		return err
-	}
 	d, err := r.drive(slot)
 	switch {
 	case err != nil:
@@ -85,10 +79,8 @@ func (r *Replica) EjectDisk(slot event.DeviceID) error {
 
 // drive describes the drive in a slot, whose disk can be another one.
 func (r *Replica) drive(slot event.DeviceID) (d machine.Device, err error) {
-	if list := r.m.Config().Devices; int(slot) < len(list) {
-		d = list[slot]
-	}
-	switch {
+	switch d, err = r.device(slot); {
+	case err != nil:
 	case d.Kind != machine.DiskDevice:
 		err = refused("there is no drive in slot %d: the VM has those that it was made with (--disk empty)", slot)
 	case d.Disk.Own():

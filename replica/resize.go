@@ -33,9 +33,6 @@ const growID = uint64(3) << 62
 
 // ResizeDisk makes the disk in a slot larger. Operation tells what came of it.
 func (r *Replica) ResizeDisk(slot event.DeviceID, size uint64) error {
-	if err := r.running(); err != nil {
-		return err
-	}
 	d, err := r.disk(slot)
 	switch {
 	case err != nil:
@@ -73,11 +70,20 @@ func (r *Replica) expire() {
 
 // disk describes the disk in a slot.
 func (r *Replica) disk(slot event.DeviceID) (d machine.Device, err error) {
+	d, err = r.device(slot)
+	if err == nil && (d.Kind != machine.DiskDevice || r.devices.Disks[slot] == nil) {
+		err = refused("there is no disk in slot %d: the first one of the VM is in slot 0", slot)
+	}
+	return d, err
+}
+
+// device describes what is in a slot of the VM, which must run.
+func (r *Replica) device(slot event.DeviceID) (d machine.Device, err error) {
+	if err := r.running(); err != nil {
+		return d, err
+	}
 	if list := r.m.Config().Devices; int(slot) < len(list) {
 		d = list[slot]
-	}
-	if d.Kind != machine.DiskDevice || r.devices.Disks[slot] == nil {
-		return d, refused("there is no disk in slot %d: the first one of the VM is in slot 0", slot)
 	}
 	return d, nil
 }
