@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"tandem/host"
 	"tandem/host/codemem"
 	"tandem/host/perfmap"
 	"tandem/host/ram"
@@ -56,6 +57,7 @@ type engine struct {
 	stats bool
 	perf  *perfmap.Map // or nil
 	path  string       // of perf
+	shelf *host.Shelf  // for what machines boot, or nil
 	used  *machine.Machine
 }
 
@@ -80,10 +82,13 @@ func (v *engineFlags) open() (*engine, error) {
 	if v.engine == engineJIT {
 		e.cache = int(size)
 	}
-	if v.perf {
-		err = e.openPerf(v.symbols)
+	if e.shelf, err = host.NewShelf(); err != nil {
+		diagnostics().Info("what the guest boots stays in memory", "err", err)
 	}
-	return e, err
+	if v.perf {
+		return e, e.openPerf(v.symbols)
+	}
+	return e, nil
 }
 
 func (e *engine) openPerf(files []string) (err error) {
@@ -101,10 +106,13 @@ func (e *engine) openPerf(files []string) (err error) {
 }
 
 // use gives a machine memory for translated code, for the life of the process, and the
-// host what the guest gives back of its memory.
+// host what the guest gives back of its memory and the memory of what it boots.
 func (e *engine) use(m *machine.Machine, memory *ram.RAM) error {
 	e.used = m
 	m.OnRelease(func(off, n uint64) { memory.Release(off, n) }) // refused on hosts with larger pages
+	if e.shelf != nil {
+		m.KeepBoot(e.shelf.Keep)
+	}
 	if e.cache == 0 {
 		return nil
 	}
@@ -121,6 +129,14 @@ func (e *engine) use(m *machine.Machine, memory *ram.RAM) error {
 		m.Observe(e.perf.Add)
 	}
 	return nil
+}
+
+// returnMemory gives the host what a start or a clone has left behind.
+func (e *engine) returnMemory() {
+	if e.shelf != nil {
+		e.shelf.PutAway()
+	}
+	host.ReturnMemory()
 }
 
 // close ends the map for perf and prints what was asked for; e may be nil.

@@ -235,7 +235,7 @@ func (f *replicaFlags) open(vm vm) (c *copyOfVM, err error) {
 	c.cfg.Report = func(e replica.Event) {
 		events.Report(e)
 		if e.Kind == replica.CloneSent || e.To == ft.Replaying {
-			go host.ReturnMemory() // the parts of the clone
+			go c.engine.returnMemory() // the parts of the clone
 		}
 	}
 	hub := term.NewHub(console, c.wake)
@@ -368,7 +368,7 @@ func runPrimary(ctx context.Context, f *replicaFlags) error {
 	if err := c.world.Engine(m); err != nil {
 		return err
 	}
-	host.ReturnMemory()
+	c.engine.returnMemory()
 	l, err := link.Listen(f.listen, c.tls, c.wake)
 	if err != nil {
 		return err

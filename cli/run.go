@@ -86,7 +86,7 @@ func run(ctx context.Context, vm vm, e *engine, bounds confineFlag, record, sign
 		return err
 	}
 	host.LeanHeap()
-	host.ReturnMemory()
+	e.returnMemory()
 	clock := host.NewClock()
 	wake, woken := host.Wake()
 	for _, s := range vm.slots {

@@ -96,6 +96,7 @@ func TestDeterminism(t *testing.T) {
 			}{
 				{"cut", 300, func(m *machine.Machine) *machine.Machine { return m }},
 				{"forget", 300, func(m *machine.Machine) *machine.Machine { m.Forget(); return m }},
+				{"forget decoded", 300, func(m *machine.Machine) *machine.Machine { m.ForgetDecoded(); return m }},
 				{"restore", 60_000, func(m *machine.Machine) *machine.Machine { return restored(t, m) }},
 			} {
 				rnd := rand.New(rand.NewPCG(seed, uint64(harts)))

@@ -372,9 +372,12 @@ func fuzz(t *testing.T, p program, seed uint64, code []byte, steps event.Step) (
 			l.oracle.Memory(p.symbols["leaf"]+uint64(rnd.IntN(32))*8, b[:])
 			l.poke(pa, b[:])
 		case 2:
-			if rnd.IntN(2) == 0 {
+			switch rnd.IntN(3) {
+			case 0:
 				l.jit.Forget()
-			} else {
+			case 1:
+				l.jit.ForgetDecoded()
+			case 2:
 				l.oracle.Forget()
 			}
 		case 3:

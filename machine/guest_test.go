@@ -262,7 +262,8 @@ func TestIdleDay(t *testing.T) {
 }
 
 // A guest that resets the board begins anew at that very instruction, and so does
-// one whose reset button is pressed; the console goes on.
+// one whose reset button is pressed, also from bytes that are kept elsewhere; the console
+// goes on.
 func TestReset(t *testing.T) {
 	cfg := machinetest.Config(t, 2)
 	for _, in := range []event.Input{
@@ -300,8 +301,10 @@ func TestReset(t *testing.T) {
 		}
 		rnd := rand.New(rand.NewPCG(3, 3))
 		for _, slice := range []int{1 << 40, 300} {
-			if got := follow(t, power(t, cfg), log, rnd, slice, stay); got.HashAll() != m.HashAll() {
-				t.Errorf("%+v, slices up to %d: %s, want %s", in, slice, got.Describe(), m.Describe())
+			again, kept := power(t, cfg), 0
+			again.KeepBoot(func(b []byte) []byte { kept += len(b); return bytes.Clone(b) })
+			if got := follow(t, again, log, rnd, slice, stay); got.HashAll() != m.HashAll() || kept == 0 {
+				t.Errorf("%+v, slices up to %d, %d bytes kept: %s, want %s", in, slice, kept, got.Describe(), m.Describe())
 			}
 		}
 	}

@@ -193,6 +193,15 @@ func (m *Machine) powerOn() {
 	m.watchHost()
 }
 
+// KeepBoot replaces what lies in memory at power-on by equal bytes, which the machine
+// only reads, and only when it is reset or cloned. The Config it was made of has them, too.
+func (m *Machine) KeepBoot(keep func([]byte) []byte) {
+	for i := range m.cfg.Boot.Segments {
+		g := &m.cfg.Boot.Segments[i]
+		g.Data = keep(g.Data)
+	}
+}
+
 // Translate makes the harts run translated code, which lives in memory with a
 // writable view and an executable one at rx. It changes speed and nothing else.
 func (m *Machine) Translate(rw []byte, rx uintptr) { m.sys.Translate(rw, rx) }

@@ -23,19 +23,27 @@ type inst struct {
 // consecutive insts; each halfword of the page is decoded at most once.
 type codePage struct {
 	pfn   mem.PFN
-	live  bool                     // false once the page was stored to
-	entry [mem.PageSize / 2]uint16 // 1 + index in insts, by halfword
+	live  bool     // false once the page was stored to
+	entry *entries // never nil
 	insts []inst
 
 	native *jit.Page                // translated, nil if nothing is
 	heat   *[mem.PageSize / 2]uint8 // executions of a block by the interpreter
 }
 
-// maxInsts bounds the code cache of a machine: 16 bytes each and 4 KiB a page.
+// entries are places in a page's insts, plus 1, by halfword.
+type entries [mem.PageSize / 2]uint16
+
+// noEntries are those of a page of which nothing is decoded, for reading.
+var noEntries entries
+
+// maxInsts bounds what is decoded: 16 bytes each and 4 KiB a page that has any. With a
+// translator the interpreter runs only what is cold, and can do with less.
 const (
-	maxInsts     = 2 << 20
-	maxCodePages = 8 << 10
-	maxBlock     = 128
+	maxInsts      = 2 << 20
+	maxInstsByJIT = 256 << 10
+	maxCodePages  = 8 << 10
+	maxBlock      = 128
 )
 
 // codeCache holds the decoded pages, by page of RAM.
@@ -50,10 +58,10 @@ func (s *System) codePage(p mem.PFN) *codePage {
 	if cp := s.code.pages[p]; cp != nil {
 		return cp
 	}
-	if s.code.insts > maxInsts || len(s.code.live) > maxCodePages {
+	if len(s.code.live) > maxCodePages {
 		s.dropCode()
 	}
-	cp := &codePage{pfn: p, live: true}
+	cp := &codePage{pfn: p, live: true, entry: &noEntries}
 	s.code.pages[p] = cp
 	s.code.live = append(s.code.live, p)
 	s.RAM.AddNote(p, mem.Code)
@@ -92,9 +100,28 @@ func (s *System) Forget() {
 // CodeWritten implements mem.Watcher.
 func (s *System) CodeWritten(p mem.PFN) { s.dropCodePage(p) }
 
+// ForgetDecoded drops what is decoded. What is translated stays.
+func (s *System) ForgetDecoded() {
+	for _, p := range s.code.live {
+		if cp := s.code.pages[p]; cp != nil {
+			cp.entry, cp.insts = &noEntries, nil
+			if cp.native == nil {
+				cp.heat = nil
+			}
+		}
+	}
+	s.code.insts = 0
+}
+
 // decode decodes the block at offset off of the page and returns its entry, or 0
-// where the first instruction straddles two pages.
+// where the first instruction straddles two pages. It may drop all other entries.
 func (s *System) decode(cp *codePage, off uint64) uint16 {
+	if s.code.insts > maxInsts || s.jit != nil && s.code.insts > maxInstsByJIT {
+		s.ForgetDecoded()
+	}
+	if cp.entry == &noEntries {
+		cp.entry = new(entries)
+	}
 	base := uint64(cp.pfn) << mem.PageShift
 	first := len(cp.insts)
 	for n := 0; n < maxBlock && off < mem.PageSize && cp.entry[off>>1] == 0; n++ {

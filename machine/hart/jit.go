@@ -339,7 +339,7 @@ func (s *System) heat(cp *codePage, off uint64) heat {
 		cp.heat = new([mem.PageSize / 2]uint8)
 	}
 	if cp.native == nil {
-		cp.native = new(jit.Page)
+		cp.native = jit.NewPage()
 	}
 	if s.jit.Translate(cp.native, uint16(off), cp) {
 		return translatedNow

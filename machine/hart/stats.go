@@ -73,7 +73,8 @@ func (h *Hart) interpret(blocks int, insts uint64) {
 }
 
 // countSingle counts the instruction at pc. It was decoded when its block was
-// translated; one whose page has gone from the TLB since then is not counted.
+// translated; one that was forgotten since then, or whose page has gone from the TLB, is
+// not counted.
 func (h *Hart) countSingle() {
 	vpage := h.pc &^ mem.PageMask
 	e := &h.ctx.exec[vpage>>12%execEntries]

@@ -80,11 +80,14 @@ type sharedJump struct {
 
 // Page holds the translations of one page of code.
 type Page struct {
-	entry   [pageSize / 2]uint32 // 1 + offset in the Cache, by halfword
-	copies  [pageSize / 2]uint8  // how often an instruction was translated
-	heads   []uint16             // the offsets of entry
-	waiting map[uint16][]int32   // jumps that wait for an entry, by its offset in the page: places as patchJump wants them
+	entry   map[uint16]int32    // offset in the Cache, by that in the page
+	heads   []uint16            // the offsets of entry
+	waiting map[uint16][]int32  // jumps that wait for an entry: places as patchJump wants them
+	copies  [pageSize / 2]uint8 // how often an instruction was translated, by halfword
 }
+
+// NewPage returns a Page without translations.
+func NewPage() *Page { return &Page{entry: map[uint16]int32{}, waiting: map[uint16][]int32{}} }
 
 const pageSize = 4096
 
@@ -123,8 +126,8 @@ func (c *Cache) Resume(float bool) uintptr {
 
 // Entry returns the address of the translation at an offset of the page, or 0.
 func (c *Cache) Entry(p *Page, off uint64) uintptr {
-	if e := p.entry[off>>1&2047]; e != 0 {
-		return c.base + uintptr(e-1)
+	if at, ok := p.entry[uint16(off)]; ok {
+		return c.base + uintptr(at)
 	}
 	return 0
 }
@@ -165,17 +168,14 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 		s.resume, s.quit = s.resume+uint32(at), s.quit+uint32(at)
 		c.sites = append(c.sites, s)
 	}
-	if p.waiting == nil {
-		p.waiting = map[uint16][]int32{}
-	}
 	for _, e := range c.tr.entries {
 		c.enter(p, e.off, int32(at+e.place), e.off == head)
 	}
 	for _, l := range c.tr.links {
 		place := int32(at + l.place)
-		if e := p.entry[l.target>>1]; e != 0 {
+		if to, ok := p.entry[l.target]; ok {
 			c.Stats.Chained++
-			c.patch(place, int32(e-1))
+			c.patch(place, to)
 		} else {
 			p.waiting[l.target] = append(p.waiting[l.target], place)
 		}
@@ -194,14 +194,14 @@ func (c *Cache) Translate(p *Page, head uint16, src Source) bool {
 // enter makes translated code at an offset of the page known, in the place of
 // older code if it is the head of a region or part of its loop.
 func (c *Cache) enter(p *Page, off uint16, at int32, replace bool) {
-	e := &p.entry[off>>1]
-	if *e != 0 && !replace {
+	_, known := p.entry[off]
+	if known && !replace {
 		return
 	}
-	if *e == 0 {
+	if !known {
 		p.heads = append(p.heads, off)
 	}
-	*e = uint32(at) + 1
+	p.entry[off] = at
 	places := p.waiting[off]
 	c.Stats.Chained += uint64(len(places))
 	for _, place := range places {

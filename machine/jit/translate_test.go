@@ -35,7 +35,7 @@ func BenchmarkTranslate(b *testing.B) {
 			for b.Loop() {
 				c.used = c.first
 				before := c.Stats.Insts
-				if !c.Translate(new(Page), 0, straight{loop}) {
+				if !c.Translate(NewPage(), 0, straight{loop}) {
 					b.Fatal("no region")
 				}
 				insts = int(c.Stats.Insts - before)
@@ -88,7 +88,7 @@ func TestSplit(t *testing.T) {
 		f := former{knows: func(*Inst) bool { return true }}
 		src := newTangle(seed)
 		for head := uint16(0); head < pageSize; head += 256 {
-			if !f.form(new(Page), head, src) {
+			if !f.form(NewPage(), head, src) {
 				continue
 			}
 			full = full || len(f.insts) >= maxRegion
