@@ -45,25 +45,47 @@ var controls = []struct {
 		return c.ResizeDisk(n, bytes)
 	}},
 	{"disk-attach", func(c *control.Client, arg string) error {
-		slot, disk, _ := strings.Cut(arg, ":")
-		n, err := strconv.Atoi(slot)
-		if err != nil || disk == "" {
-			return usageError{fmt.Errorf("disk-attach %s: give the drive's number and the disk, for instance 1:nbd://10.0.0.5/data", arg)}
+		n, disk, err := diskArgument("disk-attach", arg)
+		if err != nil {
+			return err
 		}
 		return c.InsertDisk(n, disk)
 	}},
-	{"disk-detach", func(c *control.Client, arg string) error {
-		n, err := strconv.Atoi(arg)
+	{"disk-detach", onDisk("disk-detach", (*control.Client).EjectDisk)},
+	{"disk-move", func(c *control.Client, arg string) error {
+		n, disk, err := diskArgument("disk-move", arg)
 		if err != nil {
-			return usageError{fmt.Errorf("disk-detach %s: give the drive's number", arg)}
+			return err
 		}
-		return c.EjectDisk(n)
+		return c.MoveDisk(n, disk)
 	}},
+	{"disk-settle", onDisk("disk-settle", (*control.Client).SettleDisk)},
+	{"disk-stay", func(c *control.Client, _ string) error { return c.StayDisk() }},
 	{"switch", func(c *control.Client, _ string) error { return c.Switch() }},
 	{"detach", func(c *control.Client, _ string) error { return c.Detach() }},
 	{"resume", func(c *control.Client, _ string) error { return c.Resume() }},
 	{"report", func(c *control.Client, _ string) error { return c.ReportDiskErrors() }},
 	{"test-failover", func(c *control.Client, _ string) error { return c.TestFailover() }},
+}
+
+// diskArgument reads a slot and an address.
+func diskArgument(command, arg string) (slot int, disk string, err error) {
+	number, disk, _ := strings.Cut(arg, ":")
+	if slot, err = strconv.Atoi(number); err != nil || disk == "" {
+		return 0, "", usageError{fmt.Errorf("%s %s: give the disk's number and its place, for instance 1:nbd://10.0.0.5/data", command, arg)}
+	}
+	return slot, disk, nil
+}
+
+// onDisk is a command whose argument is a slot.
+func onDisk(command string, do func(*control.Client, int) error) func(*control.Client, string) error {
+	return func(c *control.Client, arg string) error {
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return usageError{fmt.Errorf("%s %s: give the disk's number", command, arg)}
+		}
+		return do(c, n)
+	}
 }
 
 func ctlCommand() *cobra.Command {
@@ -84,6 +106,9 @@ func ctlCommand() *cobra.Command {
 			"  disk-resize N:SIZE  make disk N larger; the first one is 0\n" +
 			"  disk-attach N:URL  put a disk into the empty drive N\n" +
 			"  disk-detach N  take the disk out of drive N; the guest must have unmounted it\n" +
+			"  disk-move N:URL  copy disk N to another place while the VM uses it; status tells how far it is\n" +
+			"  disk-settle N  leave its old place behind, once the VM will be started with the new one\n" +
+			"  disk-stay      give up a move that is still copying\n" +
 			"  switch         the backup becomes the primary, this copy ends\n" +
 			"  detach         the backup ends, this copy goes on alone\n" +
 			"  resume         of a VM that stopped as a disk failed: try that again, and go on\n" +

@@ -66,6 +66,7 @@ var examples = map[string]string{
 	"tandem memory":            "  tandem memory web 256M",
 	"tandem disk attach":       "  tandem disk attach web nbd://10.0.0.5/data",
 	"tandem disk detach":       "  tandem disk detach web 1",
+	"tandem disk move":         "  tandem disk move web 0 nbd://10.0.0.6/web\n  tandem disk move web --cancel",
 	"tandem disk resize":       "  tandem disk resize web 0 20G",
 	"tandem shutdown":          "  tandem shutdown web --timeout 2m",
 	"tandem console":           "  tandem console web",

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -138,6 +139,66 @@ func detachCommand() *cobra.Command {
 	c.Long = "Unmount it in the guest first: one that the guest is using at that moment is not taken out. Its data stay\n" +
 		"where they are, and its drive stays, empty."
 	return c
+}
+
+func moveDiskCommand() *cobra.Command {
+	var leave, cancel bool
+	c := asking("move NAME SLOT DISK", "Move a disk of a running VM to another place", 1, 3, "the name of a VM, the number of its disk and an nbd:// address",
+		func(ctx context.Context, c *cobra.Command, a *asks, list []string) error {
+			client := a.client()
+			switch {
+			case cancel && len(list) == 1:
+				return client.StayDisk(ctx, list[0])
+			case cancel || len(list) != 3:
+				return usageError{errors.New("give NAME SLOT DISK, or NAME --cancel")}
+			}
+			slot, err := strconv.Atoi(list[1])
+			if err != nil {
+				return usageError{fmt.Errorf("disk %s: give its number; the first one is 0", list[1])}
+			}
+			if err := client.MoveDisk(ctx, list[0], node.DiskMoveRequest{Slot: slot, Disk: list[2]}); err != nil || leave {
+				return err
+			}
+			return awaitDiskMove(ctx, c.ErrOrStderr(), client, list[0], slot, list[2])
+		})
+	c.Long = "The disk is copied while the guest uses it, protected or not; then both disks are written to until the VM's\n" +
+		"record has the new one, which is the only one from there on. What was on the new one is lost. A primary that is\n" +
+		"lost while the disk is copied leaves it where it was: ask again. The old disk keeps what was there at the end."
+	c.Flags().BoolVar(&leave, "no-wait", false, "only begin it; tandem events NAME tells what came of it")
+	c.Flags().BoolVar(&cancel, "cancel", false, "give up a move that is still copying")
+	return c
+}
+
+// awaitDiskMove shows how a disk is copied, until it has moved or stays. A primary that
+// went live meanwhile knows of no move, unless the disk had been copied.
+func awaitDiskMove(ctx context.Context, w io.Writer, c *node.Client, vm string, slot int, to string) error {
+	for said := -1; ; {
+		v, err := c.VM(ctx, vm)
+		moved := err == nil && slot < len(v.Spec.Disks) && strings.HasPrefix(v.Spec.Disks[slot]+",", to+",")
+		m, err2 := c.DiskMove(ctx, vm)
+		known := err2 == nil && m.Slot == slot && m.To == to
+		switch {
+		case err != nil || err2 != nil && !node.Missing(err2): // for a moment
+		case moved && (!known || m.Phase == ""):
+			fmt.Fprintf(w, "disk %d of %s is %s now\n", slot, vm, to)
+			return nil
+		case moved:
+		case !known:
+			return fmt.Errorf("disk %d of %s stays where it is: the primary was lost while it was copied; ask again", slot, vm)
+		case m.Phase == "":
+			return fmt.Errorf("disk %d of %s stays where it is: %s", slot, vm, m.Error)
+		case m.Size > 0:
+			if tenth := int(m.Copied * 10 / m.Size); tenth != said {
+				said = tenth
+				fmt.Fprintf(w, "%3d %% of %d MiB copied\n", 10*tenth, m.Size>>20)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("interrupted: the move goes on; tandem events tells what comes of it, and --cancel gives it up")
+		case <-after():
+		}
+	}
 }
 
 // moveCommand moves a copy, and waits until it is there.

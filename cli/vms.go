@@ -37,7 +37,7 @@ func vmCommands() []*cobra.Command {
 			"unprotected while it is copied. Move to a host that is known to be good.", "backup"))
 	disk := &cobra.Command{Use: "disk", Short: "Disks of a VM"}
 	group(disk)
-	disk.AddCommand(attachCommand(), detachCommand(), resizeCommand())
+	disk.AddCommand(attachCommand(), detachCommand(), moveDiskCommand(), resizeCommand())
 	return []*cobra.Command{createCommand(), disk,
 		change("start", "Start a VM", node.VMChange{Power: &yes}),
 		change("stop", "Pull the plug on a VM", node.VMChange{Power: &no}),

@@ -47,7 +47,8 @@ type Device struct {
 	ReadOnly bool
 	Serial   string
 	Disk     event.DiskMode
-	Medium   string // event.Medium's Source, of a disk that was put in while the machine ran
+	Medium   string // event.Medium's Source, of a disk that was put in or moved while the machine ran
+	Mirror   string // event.Medium's
 	MAC      [6]byte
 	MTU      uint16
 }
@@ -170,6 +171,7 @@ func (c *Config) State(s *state.Coder) {
 		str(s, &d.Serial, 64)
 		state.U8(s, &d.Disk)
 		str(s, &d.Medium, event.MaxSource)
+		str(s, &d.Mirror, event.MaxSource)
 		s.Fixed(d.MAC[:])
 		state.U16(s, &d.MTU)
 	})

@@ -45,7 +45,7 @@ import (
 
 // Version names the behaviour of the machine: two copies of a VM must agree on
 // it. It changes whenever the same inputs could lead to other bits.
-const Version = 4
+const Version = 5
 
 // quantum is the number of steps in one hart's turn.
 const quantum = 20_000
@@ -460,15 +460,20 @@ func (m *Machine) resize(slot event.DeviceID, capacity uint64) error {
 	return nil
 }
 
-// medium fills an empty drive, or empties one that is at rest.
+// medium fills an empty drive, or empties one that is at rest, or notes that a disk has
+// moved, which the guest does not see.
 func (m *Machine) medium(in event.Medium) error {
 	d, cfg := m.disk(in.Device)
-	if d == nil || (in.Capacity == 0) == (cfg.Capacity == 0) || cfg.ReadOnly || cfg.Disk.Own() || len(d.Pending()) > 0 {
+	moved := in.Capacity == cfg.Capacity && in.Capacity > 0 && in.Source != ""
+	changed := (in.Capacity == 0) != (cfg.Capacity == 0) && in.Mirror == ""
+	if d == nil || cfg.ReadOnly || cfg.Disk.Own() || !moved && !(changed && len(d.Pending()) == 0) {
 		return fmt.Errorf("%w: no drive in slot %d that could take a medium of %d bytes", ErrInput, in.Device, in.Capacity)
 	}
-	cfg.Capacity, cfg.Medium = in.Capacity, in.Source
+	cfg.Capacity, cfg.Medium, cfg.Mirror = in.Capacity, in.Source, in.Mirror
 	m.describe(in.Device, cfg)
-	d.Resize(in.Capacity)
+	if changed {
+		d.Resize(in.Capacity)
+	}
 	return nil
 }
 

@@ -83,7 +83,15 @@ func TestMedium(t *testing.T) {
 		if m.HashAll() == empty || m.HashAll() != n.HashAll() {
 			t.Error("the state does not tell")
 		}
-		for _, bad := range []event.Medium{in, {Device: slot + 1, Capacity: size}, {Device: machinetest.NetSlot}, {Device: event.UART, Capacity: size}} {
+		state := m.HashState()
+		moved := event.Medium{Device: slot, Capacity: size, Source: "nbd://store/b", Mirror: in.Source}
+		apply(t, m, moved)
+		if d := m.Config().Devices[slot]; d.Medium != moved.Source || d.Mirror != moved.Mirror || m.HashState() != state {
+			t.Errorf("moved, the drive has %+v, and the guest may know", d)
+		}
+		for _, bad := range []event.Medium{{Device: slot, Capacity: size}, {Device: slot, Capacity: 2 * size, Source: "s"},
+			{Device: slot, Mirror: "s"}, {Device: slot + 1, Capacity: size, Source: "s"}, {Device: machinetest.NetSlot},
+			{Device: event.UART, Capacity: size}} {
 			if err := m.Apply(bad); !errors.Is(err, machine.ErrInput) {
 				t.Errorf("%+v: %v", bad, err)
 			}
@@ -92,7 +100,7 @@ func TestMedium(t *testing.T) {
 		if err := m.Apply(event.Medium{Device: slot}); !errors.Is(err, machine.ErrInput) {
 			t.Errorf("an empty drive is emptied: %v", err)
 		}
-		if d := m.Config().Devices[slot]; d.Capacity != 0 || d.Medium != "" {
+		if d := m.Config().Devices[slot]; d.Capacity != 0 || d.Medium != "" || d.Mirror != "" {
 			t.Errorf("the drive has %+v", d)
 		}
 	}

@@ -197,6 +197,22 @@ func (c *Client) Detach(ctx context.Context, name string, q DetachRequest) error
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/detach", q, nil)
 }
 
+// MoveDisk begins to move a disk of a running VM to another place; DiskMove tells how it
+// goes, and StayDisk gives it up.
+func (c *Client) MoveDisk(ctx context.Context, name string, q DiskMoveRequest) error {
+	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/disk-move", q, nil)
+}
+
+// DiskMove is the newest move of a disk of a VM.
+func (c *Client) DiskMove(ctx context.Context, name string) (m control.DiskMove, err error) {
+	return m, c.call(ctx, "GET", "/vms/"+url.PathEscape(name)+"/disk-move", nil, &m)
+}
+
+// StayDisk gives up the move of a disk that is still being copied.
+func (c *Client) StayDisk(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/vms/"+url.PathEscape(name)+"/disk-move", nil, nil)
+}
+
 // Command does something at a VM's primary: shutdown, reset or test-failover.
 func (c *Client) Command(ctx context.Context, name, command string) error {
 	return c.call(ctx, "POST", "/vms/"+url.PathEscape(name)+"/"+command, nil, nil)
@@ -255,4 +271,10 @@ func (c *Client) Delete(ctx context.Context, name string) error {
 // Events lists what happened to a VM, the oldest first.
 func (c *Client) Events(ctx context.Context, name string) (list []etcd.Event, err error) {
 	return list, c.call(ctx, "GET", "/vms/"+url.PathEscape(name)+"/events", nil, &list)
+}
+
+// Missing reports whether an error says that there is nothing of that name.
+func Missing(err error) bool {
+	var f api.Failure
+	return errors.As(err, &f) && f.Code == http.StatusNotFound
 }

@@ -317,6 +317,7 @@ func (n *Node) turn(ctx context.Context, c *etcd.Client) {
 	now := time.Now()
 	moved := n.poll()
 	n.sample(now)
+	n.settleDisks(ctx)
 	if !n.set.Witness && now.Sub(n.beaten) >= beatEvery {
 		if err := n.beat.Beat(ctx, n.alive()); err != nil {
 			n.lost(err)

@@ -43,10 +43,10 @@ type MemoryRequest struct {
 
 // order is what a VM's primary is told to do to it.
 type order struct {
-	name  string // resize, attach, detach or memory
+	name  string // resize, attach, detach, memory, move or stay
 	slot  int    // of a disk
 	bytes uint64 // of resize and memory
-	disk  string // of attach
+	disk  string // of attach and move
 }
 
 func (o order) values() url.Values {
@@ -79,7 +79,7 @@ func (n *Node) postResize(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return n.rewrite(r, v.Name, func(s *etcd.Spec) {
+	return n.rewrite(r.Context(), v.Name, func(s *etcd.Spec) {
 		if q.Slot < len(s.Sizes) { // else its size is asked for at each start
 			s.Sizes[q.Slot] = max(s.Sizes[q.Slot], q.Bytes)
 		}
@@ -91,8 +91,8 @@ func (n *Node) postAttach(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkDisk(q.Disk); err != nil || q.Disk == etcd.EmptyDrive || strings.ContainsRune(q.Disk, ',') {
-		return nil, refuse("disk %s: give the nbd:// address of an export of a tandem store, without options", q.Disk)
+	if err := checkPlace(q.Disk); err != nil {
+		return nil, err
 	}
 	slot := slices.Index(v.Spec.Disks, etcd.EmptyDrive)
 	if q.Slot != nil {
@@ -108,18 +108,16 @@ func (n *Node) postAttach(r *http.Request) (any, error) {
 	case slices.Contains(v.Spec.Disks, q.Disk):
 		return nil, refuse("%s has the disk %s already", v.Name, q.Disk)
 	}
-	d, err := nbd.DialReader(r.Context(), q.Disk, func() {})
+	size, err := sizeAt(r.Context(), q.Disk)
 	if err != nil {
-		return nil, refuse("%w; see that tandem store serves it and is reached", err)
+		return nil, err
 	}
-	size := d.Size()
-	d.Close()
 	if v.Power {
 		if err := n.give(r, order{name: "attach", slot: slot, disk: q.Disk}); err != nil {
 			return nil, err
 		}
 	}
-	return n.rewrite(r, v.Name, func(s *etcd.Spec) { putDisk(s, slot, q.Disk, size) })
+	return n.rewrite(r.Context(), v.Name, func(s *etcd.Spec) { putDisk(s, slot, q.Disk, size) })
 }
 
 func (n *Node) postDetach(r *http.Request) (any, error) {
@@ -138,7 +136,7 @@ func (n *Node) postDetach(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return n.rewrite(r, v.Name, func(s *etcd.Spec) { putDisk(s, q.Slot, etcd.EmptyDrive, 0) })
+	return n.rewrite(r.Context(), v.Name, func(s *etcd.Spec) { putDisk(s, q.Slot, etcd.EmptyDrive, 0) })
 }
 
 func (n *Node) postMemory(r *http.Request) (any, error) {
@@ -154,7 +152,17 @@ func (n *Node) postMemory(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	return n.rewrite(r, v.Name, func(s *etcd.Spec) { s.Target = q.Bytes })
+	return n.rewrite(r.Context(), v.Name, func(s *etcd.Spec) { s.Target = q.Bytes })
+}
+
+// sizeAt asks a store how large a disk is, in bytes.
+func sizeAt(ctx context.Context, disk string) (uint64, error) {
+	d, err := nbd.DialReader(ctx, disk, func() {})
+	if err != nil {
+		return 0, refuse("%w; see that tandem store serves it and is reached", err)
+	}
+	defer d.Close()
+	return d.Size(), nil
 }
 
 func diskIn(v etcd.VM, slot int) (string, error) {
@@ -171,6 +179,14 @@ func putDisk(s *etcd.Spec, slot int, disk string, size uint64) {
 	}
 }
 
+// checkPlace validates the address of a disk alone.
+func checkPlace(disk string) error {
+	if err := checkDisk(disk); err != nil || disk == etcd.EmptyDrive || strings.ContainsRune(disk, ',') {
+		return refuse("disk %s: give the nbd:// address of an export of a tandem store, without options", disk)
+	}
+	return nil
+}
+
 // checkDisk validates a disk of a VM's record.
 func checkDisk(disk string) error {
 	if disk != etcd.EmptyDrive && !strings.HasPrefix(disk, "nbd://") {
@@ -180,11 +196,11 @@ func checkDisk(disk string) error {
 }
 
 // rewrite changes the record of a VM that may be changed by others, too.
-func (n *Node) rewrite(r *http.Request, vm string, change func(*etcd.Spec)) (any, error) {
+func (n *Node) rewrite(ctx context.Context, vm string, change func(*etcd.Spec)) (any, error) {
 	c, err := n.connected()
 	for err == nil {
 		var s *etcd.Snapshot
-		if s, err = c.Load(r.Context()); err != nil {
+		if s, err = c.Load(ctx); err != nil {
 			break
 		}
 		v, ok := s.VM(vm)
@@ -194,7 +210,7 @@ func (n *Node) rewrite(r *http.Request, vm string, change func(*etcd.Spec)) (any
 		v.Revision++
 		v.Spec.Disks, v.Spec.Sizes = slices.Clone(v.Spec.Disks), slices.Clone(v.Spec.Sizes)
 		change(&v.Spec)
-		if err = c.SaveVM(r.Context(), s, v); err == nil {
+		if err = c.SaveVM(ctx, s, v); err == nil {
 			return v, nil
 		}
 		if errors.Is(err, etcd.ErrChanged) {
@@ -261,6 +277,10 @@ func (n *Node) orderHere(vm string, o order) error {
 		err = p.client.EjectDisk(o.slot)
 	case "memory":
 		err = p.client.SetMemory(o.bytes)
+	case "move":
+		err = p.client.MoveDisk(o.slot, o.disk)
+	case "stay":
+		err = p.client.StayDisk()
 	default:
 		return missing("order", o.name)
 	}

@@ -39,6 +39,7 @@ func (n *Node) servePeers(mux *http.ServeMux) {
 		return struct{}{}, n.commandHere(r.PathValue("name"), r.PathValue("command"))
 	})))
 	mux.HandleFunc("POST "+peerPath+"vms/{name}/order/{order}", known(api.Answer(n.followPeer)))
+	mux.HandleFunc("GET "+peerPath+"vms/{name}/disk-move", known(api.Answer(n.getDiskMoveHere)))
 	mux.HandleFunc("GET "+peerPath+"vms/{name}/console", known(func(w http.ResponseWriter, r *http.Request) {
 		n.join(w, r, func() (net.Conn, error) { return n.consoleHere(r.PathValue("name"), r.URL.RawQuery) })
 	}))

@@ -53,6 +53,8 @@ type process struct {
 	offset  int64     // of events that etcd has
 	written etcd.Copy // what etcd has
 	failed  bool      // its failure was counted
+
+	settling bool // the move of a disk is being ended
 }
 
 // Roles of processes.

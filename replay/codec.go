@@ -163,6 +163,7 @@ func (c *Encoder) body(dst []byte, e event.Entry) []byte {
 		dst = append(dst, byte(in.Device))
 		dst = binary.AppendUvarint(dst, in.Capacity)
 		dst = appendBytes(dst, []byte(in.Source))
+		dst = appendBytes(dst, []byte(in.Mirror))
 	}
 	return dst
 }
@@ -257,7 +258,7 @@ func (c *Decoder) input(s *scanner, head byte, step event.Step) event.Input {
 	case event.KindHash:
 		return event.Hash{State: s.uint64(), Memory: s.uint64()}
 	case event.KindMedium:
-		return event.Medium{Device: s.device(), Capacity: s.uvarint(), Source: string(s.bytes(event.MaxSource))}
+		return event.Medium{Device: s.device(), Capacity: s.uvarint(), Source: string(s.bytes(event.MaxSource)), Mirror: string(s.bytes(event.MaxSource))}
 	}
 	s.fail("unknown kind %d", kind)
 	return nil
@@ -384,7 +385,7 @@ func check(e event.Entry) error {
 	case event.Entropy:
 		return checkPayload(in.Device, len(in.Data), MaxEntropy)
 	case event.Medium:
-		return checkPayload(in.Device, len(in.Source), event.MaxSource)
+		return checkPayload(in.Device, max(len(in.Source), len(in.Mirror)), event.MaxSource)
 	case event.Control:
 		if (in.Op < event.PowerOff || in.Op > event.Dismiss) && (in.Op < event.Link || in.Op > event.Balloon) {
 			return fmt.Errorf("%w: unknown control operation %d", ErrInvalid, in.Op)

@@ -34,7 +34,7 @@ func samples() []event.Entry {
 		event.OutputMark{Last: 1}, event.OutputMark{Last: math.MaxUint64}, event.OutputMark{Last: 500},
 		event.Released{Last: 499}, event.Released{},
 		event.Hash{State: 1, Memory: math.MaxUint64},
-		event.Medium{Device: 7, Capacity: math.MaxUint64, Source: "nbd://host/export"}, event.Medium{},
+		event.Medium{Device: 7, Capacity: math.MaxUint64, Source: "nbd://host/export", Mirror: "nbd://host/old"}, event.Medium{},
 	}
 	for op := event.PowerOff; op <= event.Dismiss; op++ {
 		in = append(in, event.Control{Op: op, Arg: uint64(op) << 40})
@@ -87,7 +87,7 @@ func TestEncodingBytes(t *testing.T) {
 		{event.Released{Last: 5}, "8764 04"},
 		{event.Control{Op: event.Activate, Arg: 2}, "8864 04 02"},
 		{event.Hash{State: 1, Memory: 2}, "8964 0100000000000000 0200000000000000"},
-		{event.Medium{Device: 3, Capacity: 512, Source: "s"}, "8a64 03 8004 01 73"},
+		{event.Medium{Device: 3, Capacity: 512, Source: "s", Mirror: "m"}, "8a64 03 8004 01 73 01 6d"},
 	} {
 		e := event.Entry{Seq: event.Seq(5 + i), Step: event.Step(step + 100*i), GoLive: true, Input: tt.in}
 		b, err := c.Append(nil, e)
@@ -128,7 +128,7 @@ func TestReadRefuses(t *testing.T) {
 		{"88000900", "control operation 9"},
 		{"890001", "1 are left"},
 		{"8a000300818001", "the limit is 4096"},
-		{"8a00080000", "unknown device 8"},
+		{"8a0008000000", "unknown device 8"},
 	} {
 		b, err := hex.DecodeString(tt.hex)
 		if err != nil {

@@ -142,7 +142,7 @@ func inputText(in event.Input) string {
 	case event.Hash:
 		return fmt.Sprintf("state %016x memory %016x", in.State, in.Memory)
 	case event.Medium:
-		return fmt.Sprintf("device %d capacity %d source %q", in.Device, in.Capacity, in.Source)
+		return fmt.Sprintf("device %d capacity %d source %q mirror %q", in.Device, in.Capacity, in.Source, in.Mirror)
 	}
 	return "?"
 }

@@ -59,6 +59,7 @@
 //	10 Medium    device  1 byte
 //	             size    uvarint  Capacity
 //	             source  bytes    at most 4 KiB
+//	             mirror  bytes    at most 4 KiB
 //
 // "Before" is counted from the start of the batch, where all is zero: a clock
 // of base, rate and window 0 stands before the first. An entry is at most 16 MiB.

@@ -124,6 +124,7 @@ func (r *Replica) goLive(a ft.GoLive) {
 	}
 	r.rep, r.follower.reads = nil, 0
 	r.stats.Failovers++
+	r.resumeMoving()
 	r.beginAnnouncing()
 	if r.w.Channel != nil && !r.w.Channel.Welcome() {
 		r.report(Event{Kind: Trouble, Text: "this copy has no address at which a new backup could reach it: the VM stays unprotected; start backups with --listen"})

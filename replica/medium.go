@@ -39,16 +39,24 @@ func (r *Replica) InsertDisk(slot event.DeviceID, source string) error {
 	switch {
 	case err != nil:
 		return err
-	case source == "" || len(source) > event.MaxSource || strings.ContainsFunc(source, func(c rune) bool { return c < ' ' }):
-		return refused("%q is no address of a disk: give a URL like nbd://HOST:PORT/EXPORT", source)
+	case !isAddress(source):
+		return notAddress(source)
 	case d.Capacity != 0:
 		return refused("there is a disk in slot %d: take that out first, or choose an empty drive", slot)
 	case r.inserting.opening != nil:
 		return refused("the disk that was asked for last still does not answer: try again when its store does")
 	}
-	r.inserting = drive{slot, source, r.w.Site.Insert(slot, source, r.p.Status().Epoch)}
+	r.inserting = drive{slot, source, r.w.Site.Insert(source, r.p.Status().Epoch)}
 	r.op = Operation{Name: AttachOperation, Under: true, deadline: r.now + resizeTime, slot: slot}
 	return nil
+}
+
+func isAddress(s string) bool {
+	return s != "" && len(s) <= event.MaxSource && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' })
+}
+
+func notAddress(s string) error {
+	return refused("%q is no address of a disk: give a URL like nbd://HOST:PORT/EXPORT", s)
 }
 
 // EjectDisk takes the disk out of a slot's drive. Its data stay where they are.
@@ -89,6 +97,8 @@ func (r *Replica) drive(slot event.DeviceID) (d machine.Device, err error) {
 		err = refused("the drive in slot %d is read-only", slot)
 	case r.p.State() == ft.Syncing:
 		err = refused("a backup is being made of the VM as it is: try again when that has ended")
+	case r.moving.is(slot):
+		err = refused("the disk in slot %d is moving: try again when that has ended", slot)
 	}
 	return d, err
 }
@@ -120,7 +130,6 @@ func (r *Replica) pollInserting() {
 		if disk != nil {
 			disk.Close()
 		}
-		r.w.Site.Note(in.slot, "")
 		if ours {
 			r.endOperation(err)
 		}
@@ -139,7 +148,7 @@ const sectorSize = 512
 
 // noteMedium sees a Medium where the disk isn't open: on a backup, when it was applied.
 func (r *Replica) noteMedium(m event.Medium) {
-	reached := r.w.Site.Note(m.Device, m.Source)
+	reached := r.w.Site.Note(m.Device, m.Source, m.Mirror)
 	if m.Capacity != 0 {
 		r.noting = append(r.noting, reached)
 	}
@@ -148,7 +157,10 @@ func (r *Replica) noteMedium(m event.Medium) {
 
 func (r *Replica) reportMedium(m event.Medium) {
 	text := fmt.Sprintf("the drive in slot %d is empty now", m.Device)
-	if m.Capacity != 0 {
+	switch {
+	case m.Mirror != "":
+		text = fmt.Sprintf("the disk in slot %d is %s now, and what is written there is written to %s too", m.Device, m.Source, m.Mirror)
+	case m.Capacity != 0:
 		text = fmt.Sprintf("the disk in slot %d is %s, %d bytes", m.Device, m.Source, m.Capacity)
 	}
 	r.report(Event{Kind: Operated, Text: text})
@@ -161,9 +173,9 @@ func (r *Replica) noteMedia() {
 		switch slot := event.DeviceID(i); {
 		case d.Kind != machine.DiskDevice || d.Disk.Own():
 		case d.Capacity == 0:
-			r.w.Site.Note(slot, "")
+			r.w.Site.Note(slot, "", "")
 		case d.Medium != "":
-			r.noting = append(r.noting, r.w.Site.Note(slot, d.Medium))
+			r.noting = append(r.noting, r.w.Site.Note(slot, d.Medium, d.Mirror))
 		}
 	}
 }

@@ -351,7 +351,7 @@ func (p *pair) checkConsole() {
 // disk is what the VM has on its disk: the live copy's, if each has its own.
 func (p *pair) disk() []byte {
 	if !p.own {
-		return p.vm.Storage.Bytes
+		return p.vm.Disk().Bytes
 	}
 	for _, c := range p.copies {
 		switch c.state() {

@@ -148,6 +148,7 @@ type Replica struct {
 	resynced  resynced  // of a backup: its own
 	grows     uint64    // DiskGrow requests
 	inserting drive     // of a primary
+	moving    moving    // of a primary: a disk
 	noting    []world.Pending[bool]
 	idBase    uint64 // of requests, for a VM that was booted again: see boot
 
@@ -433,6 +434,7 @@ type pendingQuestion struct {
 func (r *Replica) pollQuestions() {
 	r.pollFollowed()
 	r.pollInserting()
+	r.pollMoving()
 	r.pollNoting()
 	if q := r.claim; q.claim != nil {
 		if won, err, ok := q.claim.Poll(); ok {

@@ -43,6 +43,8 @@ func (r *Replica) ResizeDisk(slot event.DeviceID, size uint64) error {
 		return refused("the disk in slot %d has %d bytes, and a disk can't become smaller: the guest's data may lie beyond %d", slot, d.Capacity, size)
 	case d.ReadOnly:
 		return refused("the disk in slot %d is read-only", slot)
+	case r.moving.is(slot):
+		return refused("the disk in slot %d is moving: try again when that has ended", slot)
 	case size == d.Capacity:
 		return nil
 	case r.p.State() == ft.Syncing:

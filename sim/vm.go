@@ -12,6 +12,7 @@ import (
 	"tandem/machine/event"
 	"tandem/vswitch"
 	"tandem/world"
+	"tandem/world/mirror"
 )
 
 // VM is what all replicas of one VM share: the arbiter's record, the disk, the
@@ -90,7 +91,7 @@ type Site struct {
 	Own  *Storage
 	disk *Disk // of Own, once it is open
 
-	media map[event.DeviceID]string // names of Spares, put into drives
+	media map[event.DeviceID]medium // names of Spares, put into drives
 }
 
 // OwnDisk returns a disk for one host, as large as the shared one.
@@ -110,7 +111,7 @@ func (s *Site) ownDisk() *Disk {
 // Site returns a process's way to the outside.
 func (v *VM) Site(p *Process) *Site {
 	v.Arbiter.w = v.w
-	return &Site{v: v, p: p, media: map[event.DeviceID]string{}}
+	return &Site{v: v, p: p, media: map[event.DeviceID]medium{}}
 }
 
 // outcome implements world.Pending.
@@ -144,7 +145,7 @@ func (s *Site) Open(epoch event.Epoch) world.Pending[world.Devices] {
 	o := &outcome[world.Devices]{}
 	s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
 		switch r := s.v.Arbiter.record; {
-		case s.NoStore || s.NoSwitch || s.v.Storage.Down || s.v.w.chance.OneIn(8):
+		case s.NoStore || s.NoSwitch || s.v.storage(s.Medium(s.v.Storage.slot)).Down || s.v.w.chance.OneIn(8):
 			s.v.w.Mark("a fence fails")
 			o.err = errors.New("the store does not answer")
 		case s.v.opened > epoch:
@@ -195,8 +196,12 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices) {
 		d.Disks[s.v.Storage.slot] = s.v.Storage.open(s)
 	}
 	for _, slot := range slices.Sorted(maps.Keys(s.media)) {
-		if spare := s.v.Spares[s.media[slot]]; spare != nil {
-			d.Disks[slot] = spare.open(s)
+		switch m := s.media[slot]; {
+		case m.source == "":
+		case m.mirror == "":
+			d.Disks[slot] = s.v.storage(m.source).open(s)
+		default:
+			d.Disks[slot] = mirror.Open(s.v.storage(m.mirror).open(s), s.v.storage(m.source).open(s))
 		}
 	}
 	d.Networks[s.v.LAN.slot] = s.v.LAN.open(s)
@@ -212,9 +217,38 @@ func (v *VM) Spare(name string, size uint64, slot event.DeviceID) *Storage {
 	return v.Spares[name]
 }
 
+// MainDisk names VM.Storage.
+const MainDisk = "main"
+
+// storage is a shared disk by its name.
+func (v *VM) storage(name string) *Storage {
+	if name == MainDisk {
+		return v.Storage
+	}
+	return v.Spares[name]
+}
+
+// Disk is the shared disk that counts: Storage, or where it has moved.
+func (v *VM) Disk() *Storage {
+	if v.current == nil {
+		return v.Storage
+	}
+	return v.storage(v.current.Medium(v.Storage.slot))
+}
+
+// medium is what lies in a drive.
+type medium struct{ source, mirror string }
+
+// Medium implements world.Site.
+func (s *Site) Medium(slot event.DeviceID) string {
+	if m, noted := s.media[slot]; noted || slot != s.v.Storage.slot {
+		return m.source
+	}
+	return MainDisk
+}
+
 // Insert implements world.Site.
-func (s *Site) Insert(slot event.DeviceID, source string, epoch event.Epoch) world.Pending[world.Disk] {
-	s.media[slot] = source
+func (s *Site) Insert(source string, epoch event.Epoch) world.Pending[world.Disk] {
 	o := &outcome[world.Disk]{}
 	s.reach(source, &o.done, &o.err, func(spare *Storage) {
 		if epoch != s.epoch || s.v.opened > epoch {
@@ -227,8 +261,8 @@ func (s *Site) Insert(slot event.DeviceID, source string, epoch event.Epoch) wor
 }
 
 // Note implements world.Site.
-func (s *Site) Note(slot event.DeviceID, source string) world.Pending[bool] {
-	s.media[slot] = source
+func (s *Site) Note(slot event.DeviceID, source, mirror string) world.Pending[bool] {
+	s.media[slot] = medium{source, mirror}
 	o := &outcome[bool]{}
 	s.reach(source, &o.done, &o.err, func(*Storage) { o.v = true })
 	return o
@@ -238,7 +272,7 @@ func (s *Site) Note(slot event.DeviceID, source string) world.Pending[bool] {
 func (s *Site) reach(source string, done *bool, err *error, found func(*Storage)) {
 	s.p.touch()
 	s.v.w.After(s.Slow+s.v.w.chance.Between(100*Microsecond, 3*Millisecond), func() {
-		switch spare := s.v.Spares[source]; {
+		switch spare := s.v.storage(source); {
 		case source == "":
 		case spare == nil || s.NoStore || spare.Down:
 			*err = fmt.Errorf("the disk %q does not answer", source)

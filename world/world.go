@@ -135,12 +135,14 @@ type Site interface {
 	// Follow opens what a backup uses while another copy is live: shared disks to read
 	// (§4.2). Nobody is fenced by it. Slots that it has no use for stay nil.
 	Follow() Pending[Devices]
-	// Insert opens what an operator puts into an empty drive of a copy that is live in an
-	// epoch. From then on Open opens it too.
-	Insert(slot event.DeviceID, source string, epoch event.Epoch) Pending[Disk]
-	// Note says what lies in a drive, for Open; nothing if source is empty. The outcome is
-	// whether this host reaches it.
-	Note(slot event.DeviceID, source string) Pending[bool]
+	// Insert opens a disk that an operator gives to a copy that is live in an epoch.
+	Insert(source string, epoch event.Epoch) Pending[Disk]
+	// Note says what lies in a drive, for Open; nothing if source is empty. If mirror is
+	// not, Open returns both disks as one of package mirror. The outcome is whether this
+	// host reaches them.
+	Note(slot event.DeviceID, source, mirror string) Pending[bool]
+	// Medium names the shared disk in a slot, as Insert and Note want it.
+	Medium(slot event.DeviceID) string
 	// Claim asks the arbiter for an epoch (§2.3).
 	Claim(epoch event.Epoch) Pending[bool]
 }

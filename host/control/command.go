@@ -63,6 +63,15 @@ var orders = map[string]func(q url.Values) (order, error){
 		slot, err := number(q, "slot", 3)
 		return func(r *replica.Replica) error { return r.InsertDisk(event.DeviceID(slot), q.Get("disk")) }, err
 	},
+	"disk-move": func(q url.Values) (order, error) {
+		slot, err := number(q, "slot", 3)
+		return func(r *replica.Replica) error { return r.MoveDisk(event.DeviceID(slot), q.Get("disk")) }, err
+	},
+	"disk-settle": func(q url.Values) (order, error) {
+		slot, err := number(q, "slot", 3)
+		return func(r *replica.Replica) error { return r.SettleDisk(event.DeviceID(slot)) }, err
+	},
+	"disk-stay": plain((*replica.Replica).CancelMove),
 	"disk-detach": func(q url.Values) (order, error) {
 		slot, err := number(q, "slot", 3)
 		return func(r *replica.Replica) error { return r.EjectDisk(event.DeviceID(slot)) }, err
@@ -217,6 +226,21 @@ func (c *Client) ResizeDisk(slot int, bytes uint64) error {
 func (c *Client) InsertDisk(slot int, disk string) error {
 	return c.command("disk-attach", url.Values{"slot": {strconv.Itoa(slot)}, "disk": {disk}})
 }
+
+// MoveDisk begins to move the shared disk in a slot to another one; Status tells how it
+// goes. It ends with SettleDisk, once the VM would be started with the new disk, or with
+// StayDisk before it is copied.
+func (c *Client) MoveDisk(slot int, disk string) error {
+	return c.command("disk-move", url.Values{"slot": {strconv.Itoa(slot)}, "disk": {disk}})
+}
+
+// SettleDisk leaves a disk's old place behind.
+func (c *Client) SettleDisk(slot int) error {
+	return c.command("disk-settle", url.Values{"slot": {strconv.Itoa(slot)}})
+}
+
+// StayDisk gives up a move.
+func (c *Client) StayDisk() error { return c.command("disk-stay", nil) }
 
 // EjectDisk takes the disk out of a slot's drive.
 func (c *Client) EjectDisk(slot int) error {

@@ -81,11 +81,23 @@ type Status struct {
 	Memory      uint64 `json:"memory_bytes"`       // that the guest is to run in
 	MemoryGiven uint64 `json:"memory_given_bytes"` // that it does without
 
+	DiskMove *DiskMove `json:"disk_move,omitempty"` // the newest
+
 	CPULimit  float64 `json:"cpu_limit"`                 // of one CPU, set by the operator
 	Operation string  `json:"operation,omitempty"`       // that is under way: switch or detach
 	GivenUp   string  `json:"operation_error,omitempty"` // why the newest one was
 
 	Engine Engine `json:"engine"`
+}
+
+// DiskMove is a disk that moves to another place, or the last one that did.
+type DiskMove struct {
+	Phase  replica.MovePhase `json:"phase,omitempty"` // empty: it has ended
+	Slot   int               `json:"slot"`
+	To     string            `json:"to"`
+	Copied uint64            `json:"copied_bytes"`
+	Size   uint64            `json:"size_bytes"`
+	Error  string            `json:"error,omitempty"` // why it was given up
 }
 
 // Engine says how this copy's steps were executed, and what the translator did.
@@ -204,6 +216,12 @@ func take(r *replica.Replica) Status {
 		Waits: n.Waits, WaitTime: seconds(n.WaitTime), CPULimit: float64(r.CPUShare()) / ft.FullShare,
 	}
 	s.Memory, s.MemoryGiven = r.Memory()
+	if m := r.Move(); m.Source != "" {
+		s.DiskMove = &DiskMove{Phase: m.Phase, Slot: int(m.Slot), To: m.Source, Copied: m.Copied, Size: m.Size}
+		if m.Err != nil {
+			s.DiskMove.Error = m.Err.Error()
+		}
+	}
 	if why := r.Paused(); why != "" {
 		s.Wait = why
 	}

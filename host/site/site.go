@@ -23,6 +23,7 @@ import (
 	"tandem/machine/event"
 	"tandem/vswitch"
 	"tandem/world"
+	"tandem/world/mirror"
 )
 
 // Slot is one virtio device's other end; both fields empty for none.
@@ -55,11 +56,11 @@ type Site struct {
 	mu  sync.Mutex
 	own [8]*filedisk.Disk // replicated disks, open for the life of the process
 
-	media map[event.DeviceID]string // what operators have put into drives since, and taken out
+	media map[event.DeviceID]medium // what operators have put into drives since, and taken out
 }
 
 // New returns a Site.
-func New(cfg Config) *Site { return &Site{cfg: cfg, media: map[event.DeviceID]string{}} }
+func New(cfg Config) *Site { return &Site{cfg: cfg, media: map[event.DeviceID]medium{}} }
 
 // Prepare makes ready what a backup can hold without being heard of: its taps. What
 // is wrong with them is known at once so, and not at a failover. Release gives up
@@ -235,8 +236,8 @@ func (s *Site) OpenNow(epoch event.Epoch) (d world.Devices, err error) {
 	for i, slot := range s.cfg.Slots {
 		if slot.Mode.Own() {
 			d.Disks[i], err = s.ownDisk(i)
-		} else if disk := s.medium(event.DeviceID(i)); disk != "" {
-			d.Disks[i], err = s.openShared(disk, slot.ReadOnly, epoch)
+		} else if m := s.medium(event.DeviceID(i)); m.source != "" {
+			d.Disks[i], err = s.openMedium(m, slot.ReadOnly, epoch)
 		}
 		if err != nil {
 			return d, err
@@ -280,43 +281,61 @@ func (s *Site) openShared(disk string, readOnly bool, epoch event.Epoch) (world.
 	return d, nil
 }
 
-// medium is the shared disk in a slot.
-func (s *Site) medium(slot event.DeviceID) string {
+// medium is a shared disk, with the mirror that is as complete.
+type medium struct{ source, mirror string }
+
+// medium is what is in a slot.
+func (s *Site) medium(slot event.DeviceID) medium {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if source, noted := s.media[slot]; noted {
-		return source
+	if m, noted := s.media[slot]; noted {
+		return m
 	}
-	return s.cfg.Slots[slot].Disk
+	return medium{source: s.cfg.Slots[slot].Disk}
 }
 
-func (s *Site) note(slot event.DeviceID, source string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.media[slot] = source
+// openMedium opens it, and its mirror.
+func (s *Site) openMedium(m medium, readOnly bool, epoch event.Epoch) (world.Disk, error) {
+	d, err := s.openShared(m.source, readOnly, epoch)
+	if err != nil || m.mirror == "" {
+		return d, err
+	}
+	old, err := s.openShared(m.mirror, readOnly, epoch)
+	if err != nil {
+		d.Close()
+		return nil, fmt.Errorf("the disk is moving from %s, which must answer until it has moved: %w", m.mirror, err)
+	}
+	return mirror.Open(old, d), nil
 }
+
+// Medium implements world.Site.
+func (s *Site) Medium(slot event.DeviceID) string { return s.medium(slot).source }
 
 // Insert implements world.Site.
-func (s *Site) Insert(slot event.DeviceID, source string, epoch event.Epoch) world.Pending[world.Disk] {
-	s.note(slot, source)
+func (s *Site) Insert(source string, epoch event.Epoch) world.Pending[world.Disk] {
 	return begin(s.cfg.Wake, func() (world.Disk, error) { return s.openShared(source, false, epoch) })
 }
 
 // Note implements world.Site.
-func (s *Site) Note(slot event.DeviceID, source string) world.Pending[bool] {
-	s.note(slot, source)
+func (s *Site) Note(slot event.DeviceID, source, mirror string) world.Pending[bool] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.media[slot] = medium{source, mirror}
 	return begin(s.cfg.Wake, func() (bool, error) {
-		if source == "" {
-			return true, nil
+		for _, disk := range []string{source, mirror} {
+			if disk == "" {
+				continue
+			}
+			if !nbd.IsURL(disk) {
+				return false, fmt.Errorf("disk %s: it is no nbd:// address, which any host could reach", disk)
+			}
+			d, err := nbd.DialReader(context.Background(), disk, s.cfg.Wake)
+			if err != nil {
+				return false, err
+			}
+			d.Close()
 		}
-		if !nbd.IsURL(source) {
-			return false, fmt.Errorf("disk %s: it is no nbd:// address, which any host could reach", source)
-		}
-		d, err := nbd.DialReader(context.Background(), source, s.cfg.Wake)
-		if err != nil {
-			return false, err
-		}
-		return true, d.Close()
+		return true, nil
 	})
 }
 

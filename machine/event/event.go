@@ -205,14 +205,17 @@ type Hash struct {
 }
 
 // Medium is what lies in a disk's drive from this step on, where an operator puts it in or
-// takes it out (§3.3). The driver learns of it as of a disk that has changed its size.
+// takes it out (§3.3), or moves it elsewhere. The driver learns of it as of a disk that has
+// changed its size, and of a move not at all. The machine only keeps the names, by which
+// hosts find the disk.
 type Medium struct {
 	Device   DeviceID
 	Capacity uint64 // in bytes; 0: the drive is empty
-	Source   string // by which hosts find it; the machine only keeps it
+	Source   string
+	Mirror   string // where the same is written too: the disk's place before a move; or empty
 }
 
-// MaxSource bounds Medium.Source, in bytes.
+// MaxSource bounds Medium.Source and Mirror, in bytes.
 const MaxSource = 4096
 
 func (Clock) Kind() Kind      { return KindClock }
