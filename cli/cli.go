@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(runCommand(), replayCommand(), imageCommand(), storeCommand(), switchCommand(),
 		replicaCommand(), demoCommand(), versionCommand(), nodeCommand(), witnessCommand(), clusterCommand(), nodesCommand(), topCommand())
 	root.AddCommand(vmCommands()...)
-	root.AddCommand(doctorCommand(), manCommand())
+	root.AddCommand(doctorCommand(), bundleCommand(), manCommand())
 	root.InitDefaultCompletionCmd()
 	arrange(root)
 	finish(root)

@@ -27,13 +27,11 @@ type asks struct {
 }
 
 func (a *asks) add(f *pflag.FlagSet) {
-	run := os.Getenv("TANDEM_RUN")
-	if run == "" {
-		run = runFolder
-	}
-	f.StringVar(&a.run, "run", run, "run folder of the daemon; default from TANDEM_RUN")
+	f.StringVar(&a.run, "run", defaultRun(), "run folder of the daemon; default from TANDEM_RUN")
 	f.StringVar(&a.format, "format", "text", "text, or json for programs")
 }
+
+func defaultRun() string { return orElse(os.Getenv("TANDEM_RUN"), runFolder) }
 
 func (a *asks) client() *node.Client { return node.NewClient(a.run) }
 

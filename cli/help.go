@@ -95,7 +95,7 @@ var groups = []struct {
 }{
 	{"To begin with:", []string{"demo", "doctor", "image", "run", "replay"}},
 	{"VMs of a cluster:", []string{"create", "start", "stop", "shutdown", "reset", "delete", "disk", "list", "top", "info", "console", "events", "migrate", "ft"}},
-	{"Hosts:", []string{"cluster", "nodes", "node", "witness"}},
+	{"Hosts:", []string{"cluster", "nodes", "node", "witness", "support-bundle"}},
 	{"Shared storage and network:", []string{"store", "switch"}},
 }
 

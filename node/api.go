@@ -131,6 +131,7 @@ func (n *Node) routes() []api.Route {
 		{Pattern: "POST /v1/vms/{name}/reset", Role: api.Operate, Do: n.postCommand("reset")},
 		{Pattern: "POST /v1/vms/{name}/test-failover", Role: api.Operate, Do: n.postCommand("test-failover")},
 		{Pattern: "POST /v1/vms/{name}/shutdown", Role: api.Operate, Do: n.postCommand("shutdown")},
+		{Pattern: "GET /v1/metrics", Role: api.View, Serve: n.metricsHandler().ServeHTTP},
 		{Pattern: "GET /v1/stream", Role: api.View, Serve: n.hub.Serve},
 	}
 }

@@ -84,6 +84,19 @@ func (c *Client) unreached(err error) error {
 	return err
 }
 
+// maxRaw bounds an answer that is taken as it is, in bytes.
+const maxRaw = 8 << 20
+
+// Raw asks for something below /v1 and returns the answer as it is.
+func (c *Client) Raw(ctx context.Context, path string) ([]byte, error) {
+	resp, err := c.do(ctx, "GET", path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, maxRaw))
+}
+
 type tokenAnswer struct {
 	Token string `json:"token"`
 }

@@ -114,6 +114,13 @@ func hostsOf(s *etcd.Snapshot, vm string) []string {
 	return list
 }
 
+// metricsHandler answers with all metrics, as Prometheus reads them.
+func (n *Node) metricsHandler() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collector{n})
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
 // serveMetrics serves Prometheus, if an address was given.
 func (n *Node) serveMetrics(ctx context.Context) (*http.Server, error) {
 	if n.opt.Metrics == "" {
@@ -123,10 +130,8 @@ func (n *Node) serveMetrics(ctx context.Context) (*http.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--metrics %s: %w; choose an address of this host and a free port", n.opt.Metrics, err)
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collector{n})
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", n.metricsHandler())
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	n.wg.Go(func() { srv.Serve(ln) })
 	return srv, nil
